@@ -1,0 +1,44 @@
+# Every command of the project. Needs Python 3.11 or newer, git and make; all else goes into .venv.
+# SPDX-License-Identifier: Apache-2.0
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install pretrain test lint bench clean
+
+help:  ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'ARGS="..." adds options to pretrain, test and bench; PYTHON=... chooses the interpreter of .venv.'
+
+install: $(INSTALLED)  ## Make .venv with the library, the experiments and every tool (about 2 minutes, once)
+
+pretrain: $(INSTALLED)  ## Pre-train the nano LLaMA on the embedded corpus
+	$(RUN) experiments.corpus
+	$(RUN) experiments.train nano $(ARGS)
+
+test: $(INSTALLED)  ## Run the tests and the library's doctests; coverage must reach 95%
+	$(RUN) pytest -n 2 --doctest-modules --cov=optax_alphadecay --cov-fail-under=95 \
+	  optax_alphadecay tests $(ARGS)
+
+lint: $(INSTALLED)  ## Check style and types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+bench: $(INSTALLED)  ## Measure the library against its budgets
+	$(RUN) benchmarks.run $(ARGS)
+
+clean:  ## Remove .venv, caches and build outputs; data/ and runs/ stay
+	rm -rf $(VENV) build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	  "Python 3.11 or newer is needed, but $(PYTHON) is %d.%d. Name another: make install PYTHON=python3.11" \
+	  % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

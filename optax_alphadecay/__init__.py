@@ -1,0 +1,60 @@
+"""AlphaDecay for Optax: a module's score becomes its share of the weight decay."""
+# SPDX-License-Identifier: Apache-2.0
+
+from optax_alphadecay.aliases import adam, adamw, with_gradients
+from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt, transformer_block
+from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
+from optax_alphadecay.metrics import (
+    Metric,
+    alpha_hat,
+    frobenius_norm,
+    grad_norm,
+    pl_alpha_hill,
+    spectral_entropy,
+    spectral_norm,
+    stable_rank,
+)
+from optax_alphadecay.modules import block_matrices
+from optax_alphadecay.monitoring import ModuleRow, format_table, module_table, scalars
+from optax_alphadecay.powerlaw import Fit, fix_finger, goodness_of_fit, median
+from optax_alphadecay.spectrum import eigenvalues
+from optax_alphadecay.transform import AlphaDecayState, alphadecay
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaDecayState",
+    "AlphaDecayState",
+    "Assignment",
+    "AwdState",
+    "Fit",
+    "Metric",
+    "ModuleRow",
+    "adadecay",
+    "adam",
+    "adamw",
+    "alpha_hat",
+    "alphadecay",
+    "awd",
+    "block_matrices",
+    "eigenvalues",
+    "fix_finger",
+    "format_table",
+    "frobenius_norm",
+    "goodness_of_fit",
+    "grad_norm",
+    "linear",
+    "log2",
+    "median",
+    "module_table",
+    "modulewise_adadecay",
+    "pl_alpha_hill",
+    "scalars",
+    "sigmoid",
+    "spectral_entropy",
+    "spectral_norm",
+    "sqrt",
+    "stable_rank",
+    "transformer_block",
+    "with_gradients",
+]

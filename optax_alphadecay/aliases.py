@@ -1,0 +1,127 @@
+"""Ready optimizers: Adam and AdamW with AlphaDecay."""
+# SPDX-License-Identifier: Apache-2.0
+
+from typing import Any
+
+import jax
+import optax
+
+from optax_alphadecay.assignment import Assignment
+from optax_alphadecay.metrics import Metric
+from optax_alphadecay.modules import ModuleRule
+from optax_alphadecay.transform import Mask, ScalarOrSchedule, alphadecay
+
+
+def adam(
+    learning_rate: ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    *,
+    weight_decay: ScalarOrSchedule = 1e-5,
+    refresh_every: int = 500,
+    metric: Metric | None = None,
+    assign: Assignment | None = None,
+    modules: ModuleRule = None,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with AlphaDecay in the gradient (coupled decay), the paper's main setting.
+
+    Short for ``optax.chain(alphadecay(weight_decay), optax.adam(learning_rate))``.
+
+    Args:
+      learning_rate: a scalar or an optax schedule.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      weight_decay: base decay rate, a scalar or an optax schedule.
+      refresh_every: updates from one refresh to the next.
+      metric: see :func:`alphadecay`.
+      assign: see :func:`alphadecay`.
+      modules: see :func:`alphadecay`.
+      mask: see :func:`alphadecay`.
+
+    Returns:
+      An optimizer.
+
+    Raises:
+      ValueError: as :func:`alphadecay`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_alphadecay as oad
+      >>> optimizer = oad.adam(1e-3, weight_decay=1e-5)
+      >>> state = optimizer.init({"w": jnp.ones((64, 64))})
+    """
+    decay = alphadecay(
+        weight_decay, refresh_every=refresh_every, metric=metric, assign=assign, modules=modules, mask=mask
+    )
+    return optax.chain(decay, optax.adam(learning_rate, b1, b2, eps))
+
+
+def adamw(
+    learning_rate: ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    *,
+    weight_decay: ScalarOrSchedule = 0.1,
+    refresh_every: int = 500,
+    metric: Metric | None = None,
+    assign: Assignment | None = None,
+    modules: ModuleRule = None,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW with AlphaDecay: decay applied to the weights, past the moments.
+
+    As in :func:`optax.adamw`, a weight shrinks by ``learning_rate * weight_decay * ratio`` of itself: the decay
+    follows the learning rate's schedule. Metrics of gradients see the gradients, not Adam's updates.
+
+    Args:
+      learning_rate: a scalar or an optax schedule.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      weight_decay: base decay rate, a scalar or an optax schedule.
+      refresh_every: updates from one refresh to the next.
+      metric: see :func:`alphadecay`.
+      assign: see :func:`alphadecay`.
+      modules: see :func:`alphadecay`.
+      mask: see :func:`alphadecay`.
+
+    Returns:
+      An optimizer.
+
+    Raises:
+      ValueError: as :func:`alphadecay`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_alphadecay as oad
+      >>> optimizer = oad.adamw(1e-3, weight_decay=0.1)
+      >>> state = optimizer.init({"w": jnp.ones((64, 64))})
+    """
+    decay = alphadecay(
+        weight_decay, refresh_every=refresh_every, metric=metric, assign=assign, modules=modules, mask=mask
+    )
+    return with_gradients(
+        optax.chain(optax.scale_by_adam(b1, b2, eps), decay, optax.scale_by_learning_rate(learning_rate))
+    )
+
+
+def with_gradients(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Hands what enters a chain to all its members as ``gradients``, for decays that stand behind the moments.
+
+    Args:
+      optimizer: a chain in which a transformation measures gradients after another has changed them.
+
+    Returns:
+      The same optimizer, which adds ``gradients=updates`` to the extra arguments unless the caller gives them.
+    """
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return optimizer.update(updates, state, params, **{"gradients": updates, **extra_args})
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)

@@ -1,0 +1,167 @@
+"""Scores to ratios: how the modules' scores share out the weight decay."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Assignment = Callable[[jax.Array], jax.Array]
+"""``scores[n] -> ratios[n]``: each module's decay as a multiple of the base rate.
+
+The scores of refused modules are NaN: an assignment leaves them out of whatever it computes over all modules
+(``jnp.nanmin`` and its kin), so that one broken module moves no other. Any such function is an assignment.
+"""
+
+
+def linear(lo: float = 2 / 3, hi: float = 3.0) -> Assignment:
+    """Scores mapped linearly to ``[lo, hi]``: the paper's assignment.
+
+    Args:
+      lo: ratio of the module with the lowest score, the heaviest tail.
+      hi: ratio of the module with the highest score, the lightest tail.
+
+    Returns:
+      An assignment. All ratios are 1 if all scores are equal, or only one is finite.
+
+    Raises:
+      ValueError: unless ``0 <= lo <= hi`` and both are finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_alphadecay as oad
+      >>> print(oad.linear(0.5, 2.0)(jnp.array([2.0, 3.0, 4.0])))
+      [0.5  1.25 2.  ]
+
+    References:
+      `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 3.
+    """
+    if not (math.isfinite(lo) and math.isfinite(hi) and 0 <= lo <= hi):
+        raise ValueError(f"linear: ratios must satisfy 0 <= lo <= hi and be finite, got lo={lo!r} and hi={hi!r}.")
+
+    def assign(scores: jax.Array) -> jax.Array:
+        lowest, highest = jnp.nanmin(scores), jnp.nanmax(scores)
+        spread = highest - lowest
+        share = (scores - lowest) / jnp.where(spread > 0, spread, 1.0)
+        return _one_if_all_equal(scores, share * (hi - lo) + lo)
+
+    return assign
+
+
+def sqrt() -> Assignment:
+    """Ratios proportional to the square root of the scores, with mean 1.
+
+    Returns:
+      An assignment: ``n sqrt(s_i) / sum_j (sqrt(s_j) + 1e-8)``. A negative score refuses its module.
+    """
+    return lambda scores: _one_if_all_equal(scores, _share(jnp.sqrt(scores)))
+
+
+def log2() -> Assignment:
+    """Ratios proportional to the binary logarithm of the scores, with mean 1.
+
+    Returns:
+      An assignment: ``n log2(s_i) / sum_j (log2(s_j) + 1e-8)``. Scores below 1 get a negative ratio, that is growth
+      instead of decay; a score of 0 or less refuses its module.
+    """
+    return lambda scores: _one_if_all_equal(scores, _share(jnp.log2(scores)))
+
+
+def transformer_block(name: str) -> Hashable:
+    """The transformer block a module belongs to, read off its name.
+
+    Args:
+      name: a module's name, such as ``"layers/3/attention/query/kernel"`` or, for stacked layers,
+        ``"layers/attention/query/kernel/3"``.
+
+    Returns:
+      The path up to and including the first component that holds a number; for a stack, its first component and the
+      index.
+
+    Example:
+      >>> from optax_alphadecay import transformer_block
+      >>> transformer_block("params/h_3/attention/query/kernel"), transformer_block("layers/mlp/up/kernel/3")
+      (('params', 'h_3'), ('layers', '3'))
+    """
+    components = name.split("/")
+    numbered = next((i for i, component in enumerate(components) if re.search(r"\d", component)), len(components) - 1)
+    return tuple(components[: numbered + 1]) if numbered < len(components) - 1 else (components[0], components[-1])
+
+
+def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer_block) -> Assignment:
+    """Within each transformer block, a sigmoid of the standardised scores: AdaDecay's assignment by module.
+
+    Args:
+      a: steepness.
+      block_of: function from a module's name to the block it belongs to.
+
+    Returns:
+      An assignment, ``2 / (1 + exp(-a z))`` with ``z = (s - mean) / (std + 1e-8)`` over the modules of a block.
+      Called by hand it takes scores ``[n]`` and names; without names, all modules are one block.
+
+    Raises:
+      ValueError: unless ``a`` is positive and finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_alphadecay as oad
+      >>> print(oad.sigmoid()(jnp.array([1.0, 1.0]), ["layers/0/q", "layers/0/k"]))
+      [1. 1.]
+    """
+    if not (math.isfinite(a) and a > 0):
+        raise ValueError(f"sigmoid: the steepness a must be positive and finite, got {a!r}.")
+    return _BlockSigmoid(a, block_of)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BlockSigmoid:
+    a: float
+    block_of: Callable[[str], Hashable]
+
+    def __call__(self, scores: jax.Array, names: Sequence[str] | None = None) -> jax.Array:
+        blocks = [None] * scores.shape[0] if names is None else [self.block_of(name) for name in names]
+        number_of = {block: number for number, block in enumerate(dict.fromkeys(blocks))}
+        block = np.array([number_of[block] for block in blocks], np.int32)
+        finite = jnp.isfinite(scores)
+
+        def block_mean(values: jax.Array) -> jax.Array:
+            sums = jax.ops.segment_sum(jnp.where(finite, values, 0.0), block, len(number_of))
+            members = jax.ops.segment_sum(finite.astype(scores.dtype), block, len(number_of))
+            return (sums / jnp.maximum(members, 1))[block]
+
+        centred = scores - block_mean(scores)
+        z = centred / (jnp.sqrt(block_mean(centred**2)) + 1e-8)
+        return 2 * jax.nn.sigmoid(self.a * z)
+
+
+def assign_by_name(assign: Assignment, scores: jax.Array, names: Sequence[str]) -> jax.Array:
+    """Ratios of named modules, for assignments that look at names and those that do not.
+
+    Raises:
+      ValueError: if the assignment does not give one ratio a module.
+    """
+    if not names:
+        return scores
+    ratios = assign(scores, names) if isinstance(assign, _BlockSigmoid) else assign(scores)
+    if jnp.shape(ratios) != scores.shape:
+        raise ValueError(
+            f"the assignment {assign} gave ratios of shape {jnp.shape(ratios)} for {scores.shape[0]} modules; it must"
+            f" give one ratio a module, shape {scores.shape}."
+        )
+    return ratios
+
+
+def _share(values: jax.Array) -> jax.Array:
+    """Values over their mean, the refused left out; 1e-8 as in the authors' code."""
+    values = jnp.where(jnp.isfinite(values), values, jnp.nan)
+    return values / jnp.nanmean(values + 1e-8)
+
+
+def _one_if_all_equal(scores: jax.Array, ratios: jax.Array) -> jax.Array:
+    """Scores that say nothing about the modules leave them with the base decay."""
+    all_equal = jnp.nanmax(scores) == jnp.nanmin(scores)
+    return jnp.where(all_equal & jnp.isfinite(scores), 1.0, ratios)

@@ -1,0 +1,177 @@
+"""Modules to scores: what is measured on the weights or gradients of every module."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_alphadecay import powerlaw
+from optax_alphadecay.spectrum import Solver, check_solver, eigenvalues_of_stacks
+
+Metric = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(weights[k, m, n], gradients[k, m, n]) -> scores[k]`` of one stack of equally shaped modules.
+
+A score that is not finite refuses the module: it keeps its last good ratio. Any such function is a metric.
+"""
+
+
+def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Metric:
+    """The power-law exponent alpha of the module's spectrum, AlphaDecay's measure of heavy-tailedness.
+
+    Args:
+      fit: a power-law fit; :func:`median` (the Hill estimator) if None.
+      solver: how eigenvalues are computed, see :func:`eigenvalues`.
+
+    Returns:
+      A metric; scores are float32 and above 1, the lower the heavier the tail.
+
+    Raises:
+      ValueError: if the solver is unknown.
+
+    Example:
+      >>> import jax
+      >>> import optax_alphadecay as oad
+      >>> weights = jax.random.normal(jax.random.key(0), (2, 64, 256))
+      >>> scores = oad.pl_alpha_hill()(weights, weights)
+      >>> scores.shape, scores.dtype
+      ((2,), dtype('float32'))
+
+    References:
+      `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 2.
+    """
+    return _Spectral(powerlaw.median() if fit is None else fit, solver)
+
+
+def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Metric:
+    """The log-norm weighted alpha, ``ln(1 + exp(alpha * log10(sigma_max^2)))``.
+
+    Args:
+      fit: a power-law fit; :func:`median` if None.
+      solver: how eigenvalues are computed, see :func:`eigenvalues`.
+
+    Returns:
+      A metric with float32 scores.
+
+    References:
+      Martin et al., `Predicting trends in the quality of state-of-the-art neural networks without access to
+      training or testing data <https://www.nature.com/articles/s41467-021-24025-8>`_, 2021.
+    """
+    alpha = powerlaw.median() if fit is None else fit
+    return _Spectral(lambda values: jax.nn.softplus(alpha(values) * jnp.log10(values[..., -1])), solver)
+
+
+def spectral_norm(*, solver: Solver = "auto") -> Metric:
+    """The largest eigenvalue, ``sigma_max^2``: the square of the spectral norm, as in the authors' code.
+
+    Args:
+      solver: how eigenvalues are computed, see :func:`eigenvalues`.
+
+    Returns:
+      A metric with float32 scores.
+    """
+    return _Spectral(lambda values: values[..., -1], solver)
+
+
+def stable_rank(*, solver: Solver = "auto") -> Metric:
+    """``sum(sigma^2) / sigma_max^2``: how many directions carry the norm.
+
+    Args:
+      solver: how eigenvalues are computed, see :func:`eigenvalues`.
+
+    Returns:
+      A metric with float32 scores between 1 and ``min(m, n)``.
+    """
+    return _Spectral(lambda values: values.sum(axis=-1) / values[..., -1], solver)
+
+
+def spectral_entropy(*, solver: Solver = "auto") -> Metric:
+    """Entropy of the eigenvalues as a distribution, divided by the logarithm of their number.
+
+    Args:
+      solver: how eigenvalues are computed, see :func:`eigenvalues`.
+
+    Returns:
+      A metric with float32 scores between 0 (rank one) and 1 (all equal).
+    """
+
+    def entropy(values: jax.Array) -> jax.Array:
+        values = jnp.maximum(values, 0.0)
+        shares = values / values.sum(axis=-1, keepdims=True)
+        return jax.scipy.special.entr(shares).sum(axis=-1) / jnp.log(values.shape[-1])
+
+    return _Spectral(entropy, solver)
+
+
+def frobenius_norm() -> Metric:
+    """``sum(sigma^2)``: the square of the Frobenius norm of the weights, as in the authors' code.
+
+    Returns:
+      A metric with float32 scores.
+    """
+    return lambda weights, gradients: _sum_of_squares(weights)
+
+
+def grad_norm() -> Metric:
+    """The Frobenius norm of the module's gradient.
+
+    Returns:
+      A metric with float32 scores.
+    """
+    return lambda weights, gradients: jnp.sqrt(_sum_of_squares(gradients))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spectral:
+    """A metric that is a function of eigenvalues, float32 ``[k, N] -> [k]``."""
+
+    score: Callable[[jax.Array], jax.Array]
+    solver: Solver
+
+    def __post_init__(self) -> None:
+        check_solver(self.solver)
+
+    def __call__(self, weights: jax.Array, gradients: jax.Array) -> jax.Array:
+        return self.of_stacks([weights])
+
+    def of_stacks(self, stacks: Sequence[jax.Array]) -> jax.Array:
+        """Scores of several stacks; those with equally many eigenvalues are solved and scored together."""
+        spectra = eigenvalues_of_stacks(stacks, self.solver)
+        of_size = defaultdict(list)
+        for position, spectrum in enumerate(spectra):
+            of_size[spectrum.shape[-1]].append(position)
+        scores: dict[int, jax.Array] = {}
+        for positions in of_size.values():
+            together = self.score(jnp.concatenate([spectra[position] for position in positions]))
+            ends = np.cumsum([len(spectra[position]) for position in positions])[:-1]
+            scores |= zip(positions, jnp.split(together, ends), strict=True)
+        return jnp.concatenate([scores[position] for position in range(len(stacks))])
+
+
+def _sum_of_squares(matrices: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(matrices.astype(jnp.float32)), axis=(-2, -1))
+
+
+def measure(metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array]) -> jax.Array:
+    """Scores of all modules, float32 ``[n_modules]``, from one stack ``[k, m, n]`` of weights and gradients each.
+
+    Raises:
+      ValueError: if the metric does not give one score for each module of a stack.
+    """
+    if not weights:
+        return jnp.zeros((0,), jnp.float32)
+    if isinstance(metric, _Spectral):
+        return metric.of_stacks(weights)
+    scores = []
+    for stack, gradient in zip(weights, gradients, strict=True):
+        score = jnp.asarray(metric(stack, gradient))
+        if score.shape != stack.shape[:1]:
+            raise ValueError(
+                f"the metric {metric} gave scores of shape {score.shape} for a stack of shape {stack.shape}; it must"
+                f" give one score a module, shape {stack.shape[:1]}."
+            )
+        scores.append(score.astype(jnp.float32))
+    return jnp.concatenate(scores)

@@ -1,0 +1,157 @@
+"""Eigenvalues to alpha: three power-law fits of the tail of an empirical spectral density."""
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Fit = Callable[[jax.Array], jax.Array]
+"""Ascending eigenvalues ``[..., N]`` to alphas ``[...]``; NaN where the spectrum does not determine one."""
+
+# A float32 Gram matrix carries round-off of up to 4 epsilons of its largest eigenvalue (measured up to N = 2048 on
+# matrices of known rank). What lies below twice that is noise, and no tail begins there.
+NOISE_FLOOR = 8 * float(jnp.finfo(jnp.float32).eps)
+_BINS = 100
+
+
+def median() -> Fit:
+    """The Hill estimator over the upper half of the spectrum, the paper's default.
+
+    With ``i = N // 2`` and ``k = N - i``, ``alpha = 1 + k / sum_{j >= i} ln(lambda_j / lambda_i)``. This is the
+    authors' code: the cutoff ``lambda_i`` is itself one of the ``k``. The textbook estimator (the paper's
+    eq. 2) leaves it out, which multiplies ``alpha - 1`` by ``(k - 1) / k``.
+
+    Returns:
+      A function of ascending eigenvalues, float32 ``[..., N]`` to float32 ``[...]``. NaN where the upper half
+      is constant, starts at or below the float32 noise of the largest eigenvalue, or is not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_alphadecay as oad
+      >>> print(oad.median()(jnp.array([1.0, 2.0, 4.0, 8.0])).round(4))
+      3.8854
+
+    References:
+      `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 2; Hill, `A Simple General Approach to Inference About
+      the Tail of a Distribution <https://doi.org/10.1214/aos/1176343247>`_, 1975.
+    """
+
+    def fit(eigenvalues: jax.Array) -> jax.Array:
+        n = eigenvalues.shape[-1]
+        cutoff = n // 2
+        alpha = _hill(_log_spectrum(eigenvalues))[..., cutoff]
+        return jnp.where(_may_begin_tail(eigenvalues)[..., cutoff], alpha, jnp.nan)
+
+    return fit
+
+
+def goodness_of_fit() -> Fit:
+    """The cutoff whose power law is nearest to the data in the Kolmogorov-Smirnov distance.
+
+    Every eigenvalue but the last is tried as cutoff ``lambda_i``: its ``alpha_i`` is the Hill estimate over the ``n``
+    eigenvalues from there on, its distance ``max_j |1 - (lambda_{i+j} / lambda_i)^(1 - alpha_i) - j / n|``.
+
+    Returns:
+      A function of ascending eigenvalues, float32 ``[..., N]`` to float32 ``[...]``. NaN where no cutoff above the
+      float32 noise of the largest eigenvalue gives an ``alpha > 1``.
+
+    References:
+      Clauset et al., `Power-law distributions in empirical data <https://arxiv.org/abs/0706.1062>`_, section 3.3.
+    """
+    return lambda eigenvalues: _best_cutoff(eigenvalues, _may_begin_tail(eigenvalues))
+
+
+def fix_finger(*, authors_bound: bool = False) -> Fit:
+    """Goodness of fit over the cutoffs near the peak of the spectral density.
+
+    The peak ``x`` is the left edge of the fullest of 100 bins of ``log10(lambda)``; cutoffs run from ``0.95 x``
+    to ``1.5 x``.
+
+    Args:
+      authors_bound: take ``log10(0.95 x)`` as the lower bound on eigenvalues, as the authors' code does. It compares a
+        logarithm with an eigenvalue, so that there is no lower bound whenever ``0.95 x <= 1``. To reproduce
+        their numbers only.
+
+    Returns:
+      A function of ascending eigenvalues, float32 ``[..., N]`` to float32 ``[...]``. NaN where no cutoff in the window
+      gives an ``alpha > 1``.
+
+    References:
+      Martin et al., `WeightWatcher <https://github.com/CalculatedContent/WeightWatcher>`_, ``fix_fingers="xmin_peak"``.
+    """
+
+    def fit(eigenvalues: jax.Array) -> jax.Array:
+        peak = _density_peak(eigenvalues)[..., None]
+        lowest = jnp.log10(0.95 * peak) if authors_bound else 0.95 * peak
+        in_window = (eigenvalues >= lowest) & (eigenvalues <= 1.5 * peak)
+        return _best_cutoff(eigenvalues, in_window & _may_begin_tail(eigenvalues))
+
+    return fit
+
+
+def _log_spectrum(eigenvalues: jax.Array) -> jax.Array:
+    """``ln(lambda / lambda_max)``: small numbers, so that sums of them keep their digits."""
+    return jnp.log(eigenvalues / eigenvalues[..., -1:])
+
+
+def _hill(log_spectrum: jax.Array) -> jax.Array:
+    """The Hill estimate from every cutoff on, ``[..., N] -> [..., N]``; meaningless where a logarithm is not finite."""
+    n = log_spectrum.shape[-1]
+    in_tail = jnp.arange(n, 0, -1, dtype=jnp.float32).reshape((1,) * (log_spectrum.ndim - 1) + (n,))
+    tail_sum = jax.lax.cumsum(log_spectrum, axis=log_spectrum.ndim - 1, reverse=True)
+    return 1 + in_tail / (tail_sum - in_tail * log_spectrum)
+
+
+def _may_begin_tail(eigenvalues: jax.Array) -> jax.Array:
+    """Which eigenvalues stand above the round-off of the largest and apart from it, ``[..., N]`` bool.
+
+    Of equal eigenvalues a solver makes ones that differ by round-off, and a Hill estimate out of that is huge but
+    finite. Hence "apart": by more than the noise.
+    """
+    largest = eigenvalues[..., -1:]
+    finite = jnp.isfinite(eigenvalues).all(axis=-1, keepdims=True)
+    noise = NOISE_FLOOR * largest
+    return finite & (eigenvalues > noise) & (largest - eigenvalues > noise)
+
+
+def _best_cutoff(eigenvalues: jax.Array, eligible: jax.Array) -> jax.Array:
+    """Alpha at the eligible cutoff with the smallest Kolmogorov-Smirnov distance, one spectrum at a time."""
+    n = eigenvalues.shape[-1]
+    spectra = eigenvalues.reshape(-1, n), eligible.reshape(-1, n)
+    return jax.lax.map(lambda spectrum: _best_cutoff_of_one(*spectrum), spectra).reshape(eigenvalues.shape[:-1])
+
+
+def _best_cutoff_of_one(eigenvalues: jax.Array, eligible: jax.Array) -> jax.Array:
+    n = eigenvalues.shape[0]
+    log_spectrum = _log_spectrum(eigenvalues)
+    alphas = _hill(log_spectrum)
+    index = jnp.arange(n)
+    distances = jax.lax.map(
+        lambda cutoff: _kolmogorov_smirnov(log_spectrum, *cutoff), (index, alphas), batch_size=min(n, 64)
+    )
+    eligible &= (alphas > 1) & (index < n - 1)
+    distances = jnp.where(eligible, distances, jnp.inf)
+    return jnp.where(eligible.any(), alphas[jnp.argmin(distances)], jnp.nan)
+
+
+def _kolmogorov_smirnov(log_spectrum: jax.Array, cutoff: jax.Array, alpha: jax.Array) -> jax.Array:
+    """Largest gap between the fitted and the empirical distribution of the tail from ``cutoff`` on."""
+    n = log_spectrum.shape[0]
+    rank = jnp.arange(n) - cutoff
+    fitted = -jnp.expm1((1 - alpha) * (log_spectrum - log_spectrum[cutoff]))
+    gap = jnp.abs(fitted - rank / (n - cutoff))
+    return jnp.where(rank >= 0, gap, 0.0).max()
+
+
+def _density_peak(eigenvalues: jax.Array) -> jax.Array:
+    """Left edge of the fullest of 100 bins in ``log10(lambda)``, as an eigenvalue, ``[..., N] -> [...]``."""
+    positive = eigenvalues > NOISE_FLOOR * eigenvalues[..., -1:]
+    logs = jnp.log10(jnp.where(positive, eigenvalues, 1.0))
+    low = jnp.min(logs, axis=-1, keepdims=True, where=positive, initial=jnp.inf)
+    high = jnp.max(logs, axis=-1, keepdims=True, where=positive, initial=-jnp.inf)
+    bins = jnp.clip(jnp.floor((logs - low) / (high - low) * _BINS), 0, _BINS - 1)
+    edges = jnp.arange(_BINS, dtype=jnp.float32).reshape((1,) * (logs.ndim - 1) + (_BINS,))
+    counts = ((bins[..., None, :] == edges[..., :, None]) & positive[..., None, :]).sum(axis=-1)
+    fullest = jnp.argmax(counts, axis=-1).astype(jnp.float32)
+    return 10.0 ** (low[..., 0] + fullest * (high - low)[..., 0] / _BINS)

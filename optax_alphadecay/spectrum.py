@@ -1,0 +1,144 @@
+"""Matrices to eigenvalues: Gram products on the smaller side, one at a time, and the solvers behind them."""
+# SPDX-License-Identifier: Apache-2.0
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_alphadecay.tridiagonal import bisect
+
+T = TypeVar("T")
+Solver = Literal["auto", "tridiagonal", "eigvalsh"]
+
+
+def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> jax.Array:
+    """Eigenvalues of the correlation matrix ``W @ W.T`` of every matrix of a stack.
+
+    They are the squared singular values of ``W``, computed in float32 from the Gram matrix of the smaller
+    side. A stack is streamed: at any time one Gram matrix is in memory, not one per matrix.
+
+    Args:
+      matrices: real array of shape ``[..., m, n]`` and any floating dtype.
+      solver: ``"tridiagonal"`` reduces to tridiagonal form and bisects for the eigenvalues alone;
+        exact and the fastest on CPU and GPU, and without a TPU implementation. ``"eigvalsh"`` is
+        ``jnp.linalg.eigvalsh``, which computes eigenvectors too and drops them. ``"auto"`` takes the first
+        where it exists and the second elsewhere.
+
+    Returns:
+      float32 array of shape ``[..., min(m, n)]``, ascending. Round-off moves each value by a few float32 epsilons
+      of the largest one, so that a zero may come out slightly negative. NaN where a matrix holds NaN or
+      infinity.
+
+    Raises:
+      ValueError: if ``matrices`` has fewer than two axes or is not real floating, or the solver is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from optax_alphadecay import eigenvalues
+      >>> print(eigenvalues(jnp.diag(jnp.array([3.0, 1.0, 2.0]))).round(4))
+      [1. 4. 9.]
+    """
+    check_solver(solver)
+    matrices = jnp.asarray(matrices)
+    if matrices.ndim < 2 or not jnp.issubdtype(matrices.dtype, jnp.floating):
+        raise ValueError(
+            f"eigenvalues() takes real floating matrices [..., m, n], got shape {matrices.shape} and dtype"
+            f" {matrices.dtype}; reshape or cast them first."
+        )
+    *stack_shape, m, n = matrices.shape
+    if matrices.size == 0:
+        return jnp.zeros((*stack_shape, min(m, n)), jnp.float32)
+    (values,) = eigenvalues_of_stacks([matrices.reshape(-1, m, n)], solver)
+    return values.reshape(*stack_shape, min(m, n))
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def eigenvalues_of_stacks(stacks: Sequence[jax.Array], solver: Solver) -> list[jax.Array]:
+    """Eigenvalues of several stacks at once, ``[k, m, n] -> [k, min(m, n)]`` each.
+
+    Stacks with the same number of eigenvalues share one compiled eigenvalue search.
+    """
+    return _SOLVERS[solver](list(stacks))
+
+
+def check_solver(solver: str) -> None:
+    """Raises a ValueError that lists the solvers if ``solver`` is not one of them."""
+    if solver not in get_args(Solver):
+        raise ValueError(f"unknown solver {solver!r}; choose one of {', '.join(map(repr, get_args(Solver)))}.")
+
+
+def _by_reduction(stacks: list[jax.Array]) -> list[jax.Array]:
+    """Reduces one matrix after the other, then bisects for the eigenvalues of all of one size together."""
+
+    def reduce(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        gram, scale = _gram_of_smaller_side(matrix)
+        _, diagonal, off_diagonal, _ = jax.lax.linalg.tridiagonal(gram, lower=True)
+        return diagonal, off_diagonal, scale
+
+    of_size = defaultdict(list)
+    for position, stack in enumerate(stacks):
+        of_size[min(stack.shape[1:])].append(position)
+
+    values: list[jax.Array] = [jnp.empty(0)] * len(stacks)
+    for positions in of_size.values():
+        reduced = [_stream(reduce, stacks[position]) for position in positions]
+        diagonals, off_diagonals, scales = jax.tree.map(lambda *parts: jnp.concatenate(parts), *reduced)
+        found = _unscale(bisect(diagonals, off_diagonals), scales[:, None])
+        parts = jnp.split(found, np.cumsum([stacks[position].shape[0] for position in positions])[:-1])
+        for position, part in zip(positions, parts, strict=True):
+            values[position] = part
+    return values
+
+
+def _by_eigvalsh(stacks: list[jax.Array]) -> list[jax.Array]:
+    def solve(matrix: jax.Array) -> jax.Array:
+        gram, scale = _gram_of_smaller_side(matrix)
+        return _unscale(jnp.linalg.eigvalsh(gram), scale)
+
+    return [_stream(solve, stack) for stack in stacks]
+
+
+def _by_platform(stacks: list[jax.Array]) -> list[jax.Array]:
+    values: list[jax.Array] = jax.lax.platform_dependent(
+        stacks, cpu=_by_reduction, cuda=_by_reduction, rocm=_by_reduction, default=_by_eigvalsh
+    )
+    return values
+
+
+_SOLVERS: dict[Solver, Callable[[list[jax.Array]], list[jax.Array]]] = {
+    "auto": _by_platform,
+    "tridiagonal": _by_reduction,
+    "eigvalsh": _by_eigvalsh,
+}
+
+
+def _gram_of_smaller_side(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gram matrix ``[N, N]`` of ``matrix / scale``, and the scale: the power of two just above its largest entry.
+
+    Without the scale, squares of very small or large weights would leave the range of float32.
+    """
+    matrix = matrix.astype(jnp.float32)
+    _, exponent = jnp.frexp(jnp.abs(matrix).max())
+    exponent = jnp.clip(exponent, -126, 126)
+    matrix = matrix * jnp.ldexp(jnp.float32(1), -exponent)
+    axis = 1 if matrix.shape[0] <= matrix.shape[1] else 0
+    # Accelerators round float32 products to bfloat16-like precision unless asked not to.
+    gram = jax.lax.dot_general(matrix, matrix, (((axis,), (axis,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+    return gram, jnp.ldexp(jnp.float32(1), exponent)
+
+
+def _unscale(values: jax.Array, scale: jax.Array) -> jax.Array:
+    return values * scale * scale
+
+
+def _stream(function: Callable[[jax.Array], T], stack: jax.Array) -> T:
+    """``vmap`` that keeps the intermediates of one element in memory at a time."""
+    if stack.shape[0] == 1:
+        return jax.tree.map(lambda x: x[None], function(stack[0]))
+    result: T = jax.lax.map(function, stack)
+    return result
