@@ -87,7 +87,7 @@ def transformer_block(name: str) -> Hashable:
       >>> transformer_block("params/h_3/attention/query/kernel"), transformer_block("layers/mlp/up/kernel/3")
       (('params', 'h_3'), ('layers', '3'))
     """
-    components = name.split("/")
+    components = re.split("[/.]", name)
     numbered = next((i for i, component in enumerate(components) if re.search(r"\d", component)), len(components) - 1)
     return tuple(components[: numbered + 1]) if numbered < len(components) - 1 else (components[0], components[-1])
 

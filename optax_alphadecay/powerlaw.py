@@ -73,6 +73,9 @@ def fix_finger(*, authors_bound: bool = False) -> Fit:
         logarithm with an eigenvalue, so that there is no lower bound whenever ``0.95 x <= 1``. To reproduce
         their numbers only.
 
+    The bins reach down to the smallest eigenvalue, whose digits a float32 Gram matrix does not keep: on a nearly singular
+    matrix use ``solver="svd"`` to have them.
+
     Returns:
       A function of ascending eigenvalues, float32 ``[..., N]`` to float32 ``[...]``. NaN where no cutoff in the window
       gives an ``alpha > 1``.
@@ -115,6 +118,7 @@ def _may_begin_tail(eigenvalues: jax.Array) -> jax.Array:
     return finite & (eigenvalues > noise) & (largest - eigenvalues > noise)
 
 
+@jax.jit
 def _best_cutoff(eigenvalues: jax.Array, eligible: jax.Array) -> jax.Array:
     """Alpha at the eligible cutoff with the smallest Kolmogorov-Smirnov distance, one spectrum at a time."""
     n = eigenvalues.shape[-1]

@@ -13,7 +13,7 @@ import numpy as np
 from optax_alphadecay.tridiagonal import bisect
 
 T = TypeVar("T")
-Solver = Literal["auto", "tridiagonal", "eigvalsh"]
+Solver = Literal["auto", "tridiagonal", "eigvalsh", "svd"]
 
 
 def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> jax.Array:
@@ -26,12 +26,13 @@ def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> j
       matrices: real array of shape ``[..., m, n]`` and any floating dtype.
       solver: ``"tridiagonal"`` reduces to tridiagonal form and bisects for the eigenvalues alone;
         exact and the fastest on CPU and GPU, and without a TPU implementation. ``"eigvalsh"`` is
-        ``jnp.linalg.eigvalsh``, which computes eigenvectors too and drops them. ``"auto"`` takes the first
-        where it exists and the second elsewhere.
+        ``jnp.linalg.eigvalsh``, which computes eigenvectors too and drops them. ``"svd"`` squares singular values,
+        without a Gram matrix: the slowest, and the one to take where the smallest eigenvalues matter, as in
+        :func:`fix_finger`. ``"auto"`` takes the first where it exists and the second elsewhere.
 
     Returns:
       float32 array of shape ``[..., min(m, n)]``, ascending. Round-off moves each value by a few float32 epsilons
-      of the largest one, so that a zero may come out slightly negative. NaN where a matrix holds NaN or
+      of the largest one (``"svd"``: of the geometric mean of both), so that a zero may come out slightly negative. NaN where a matrix holds NaN or
       infinity.
 
     Raises:
@@ -103,6 +104,15 @@ def _by_eigvalsh(stacks: list[jax.Array]) -> list[jax.Array]:
     return [_stream(solve, stack) for stack in stacks]
 
 
+def _by_svd(stacks: list[jax.Array]) -> list[jax.Array]:
+    def solve(matrix: jax.Array) -> jax.Array:
+        # NaN in, NaN out: LAPACK's SVD does not promise it.
+        values = jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False)[::-1] ** 2
+        return jnp.where(jnp.isfinite(matrix).all(), values, jnp.nan)
+
+    return [_stream(solve, stack) for stack in stacks]
+
+
 def _by_platform(stacks: list[jax.Array]) -> list[jax.Array]:
     values: list[jax.Array] = jax.lax.platform_dependent(
         stacks, cpu=_by_reduction, cuda=_by_reduction, rocm=_by_reduction, default=_by_eigvalsh
@@ -114,6 +124,7 @@ _SOLVERS: dict[Solver, Callable[[list[jax.Array]], list[jax.Array]]] = {
     "auto": _by_platform,
     "tridiagonal": _by_reduction,
     "eigvalsh": _by_eigvalsh,
+    "svd": _by_svd,
 }
 
 
