@@ -73,8 +73,8 @@ def fix_finger(*, authors_bound: bool = False) -> Fit:
         logarithm with an eigenvalue, so that there is no lower bound whenever ``0.95 x <= 1``. To reproduce
         their numbers only.
 
-    The bins reach down to the smallest eigenvalue, whose digits a float32 Gram matrix does not keep: on a nearly singular
-    matrix use ``solver="svd"`` to have them.
+    The bins reach down to the smallest eigenvalue, whose digits a float32 Gram matrix does not keep: on a nearly
+    singular matrix use ``solver="svd"`` to have them.
 
     Returns:
       A function of ascending eigenvalues, float32 ``[..., N]`` to float32 ``[...]``. NaN where no cutoff in the window

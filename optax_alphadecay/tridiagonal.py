@@ -8,6 +8,7 @@ import numpy as np
 # The first pass counts on a grid spaced by a constant factor, from below float32's noise up to the largest eigenvalue;
 # each halving after it adds a bit to every eigenvalue's relative accuracy.
 _GRID_START = 2.0**-26
+_FEWEST_GRID_POINTS = 256
 _HALVINGS = 20
 # Steps of the recurrence compiled into one loop body: amortises the cost of a loop iteration.
 _UNROLL = 8
@@ -41,12 +42,14 @@ def bisect(diagonals: jax.Array, off_diagonals: jax.Array) -> jax.Array:
     # A coupling of exactly zero after a pivot of exactly zero would make 0 / 0.
     squares = jnp.maximum(squares, jnp.float32(1e-30) * norm**2)
 
-    grid = np.concatenate([[-_GRID_START], np.geomspace(_GRID_START, 1, n)]).astype(np.float32)
+    grid = np.concatenate([[-_GRID_START], np.geomspace(_GRID_START, 1, max(n, _FEWEST_GRID_POINTS))]).astype(
+        np.float32
+    )
     edges = norm * grid[None]
     counts = _eigenvalues_below(diagonals, squares, edges[:, 1:])
     wanted = jnp.arange(n, dtype=jnp.int32)[None]
     interval = jax.vmap(lambda counts: jnp.searchsorted(counts, wanted[0], side="right"))(counts)
-    interval = jnp.minimum(interval, n - 1)
+    interval = jnp.minimum(interval, edges.shape[-1] - 2)
     low = jnp.take_along_axis(edges, interval, axis=-1)
     high = jnp.take_along_axis(edges, interval + 1, axis=-1)
 

@@ -115,7 +115,7 @@ def test_assignment(case: str, key: str) -> None:
     function, lo, hi, steepness = key.split("|")
     if function == "layerwise_sigmoid":
         named: Any = oad.sigmoid(float(steepness.removeprefix("sigmoid_alpha=")))
-        assign = functools.partial(named, names=names)
+        assign: Any = functools.partial(named, names=names)
     else:
         assign = {
             "tb_linear_map": oad.linear(float(lo), float(hi)),

@@ -1,0 +1,152 @@
+"""What a run is: frozen, typed settings, the presets, and the command line that changes them."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A LLaMA: no biases, RMSNorm, SwiGLU, rotary positions, untied output head."""
+
+    hidden_size: int
+    """Width of the residual stream."""
+    intermediate_size: int
+    """Width of the SwiGLU hidden layer. May be odd (the paper's 1B model has 5461)."""
+    num_heads: int
+    """Attention heads; must divide hidden_size into even-sized heads."""
+    num_layers: int
+    """Transformer blocks, scanned over."""
+    vocab_size: int = 32_000
+    """Rows of the embedding; must equal the tokenizer's size."""
+    rope_theta: float = 1e4
+    """Base of the rotary frequencies."""
+    norm_eps: float = 1e-6
+    """Added to the mean square inside RMSNorm."""
+    init_stddev: float = 0.02
+    """Standard deviation of every weight matrix at the start."""
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of activations. Parameters, norms' statistics, softmax and loss stay float32."""
+    remat: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more compute."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the text is and how it is cut. The same lines read the embedded corpus and the real C4."""
+
+    dir: pathlib.Path = pathlib.Path("data/tfds")
+    """The tensorflow-datasets directory that holds `name`, as passed to tfds.data_source(data_dir=...)."""
+    tokenizer: pathlib.Path = pathlib.Path("data/sotu-1024.model")
+    """A sentencepiece .model file."""
+    name: str = "c4/en:3.1.0"
+    """The TFDS data set."""
+    sequence_length: int = 256
+    """Tokens in one packed sequence."""
+    eval_tokens: int = 10_000_000
+    """Validation tokens to measure the perplexity on; a smaller split is used up and counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights move, and above all how they decay."""
+
+    method: Literal["none", "uniform", "awd", "adadecay", "adadecay_per_parameter", "alphadecay"] = "alphadecay"
+    """The weight decay: none, one rate (uniform), or one of the adaptive methods."""
+    coupling: Literal["adam", "adamw"] = "adam"
+    """adam: decay enters the moments (the paper's Adam). adamw: decay is applied to the weights."""
+    learning_rate: float = 1e-3
+    """Peak of the cosine schedule."""
+    warmup_fraction: float = 0.1
+    """Share of the steps spent in linear warm-up from 0."""
+    final_fraction: float = 0.1
+    """Learning rate at the last step, as a share of the peak."""
+    weight_decay: float = 1e-5
+    """The base rate eta."""
+    scale_range: tuple[float, float] = (2 / 3, 3.0)
+    """(s1, s2): ratios of the heaviest- and lightest-tailed module."""
+    refresh_every: int = 500
+    """Optimizer steps from one reading of the spectra to the next."""
+    metric: Literal["pl_alpha_hill", "grad_norm", "frobenius_norm", "spectral_norm", "stable_rank"] = "pl_alpha_hill"
+    """What is measured on each module."""
+    fit: Literal["median", "goodness_of_fit", "fix_finger"] = "median"
+    """Power-law fit of pl_alpha_hill."""
+    assign: Literal["linear", "sqrt", "log2", "sigmoid"] = "linear"
+    """How scores become ratios."""
+    clip_norm: float = 1.0
+    """Global gradient norm is clipped to this; 0 turns clipping off."""
+    b1: float = 0.9
+    """Decay of Adam's first moment."""
+    b2: float = 0.999
+    """Decay of Adam's second moment."""
+    eps: float = 1e-8
+    """Added to the root of Adam's second moment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One pre-training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    steps: int
+    """Optimizer steps of the whole run."""
+    batch_size: int = 512
+    """Sequences in one optimizer step, over all accumulated pieces."""
+    accumulate: int = 1
+    """Pieces the batch is cut into; gradients are averaged inside the jitted step."""
+    seed: int = 0
+    """Seeds the weights and the order of the data."""
+    log_every: int = 10
+    """Steps between two lines in metrics.jsonl and TensorBoard."""
+    eval_every: int = 1_000
+    """Steps between two validations; the last step is always validated."""
+    checkpoint_every: int = 1_000
+    """Steps between two checkpoints; the last step is always saved."""
+    workdir: pathlib.Path = pathlib.Path("runs/default")
+    """Checkpoints, metrics and figures go here; an unfinished run found here is resumed."""
+    wandb: bool = False
+    """Also log to Weights & Biases (pip install wandb)."""
+
+
+def _paper(
+    hidden: int, intermediate: int, heads: int, layers: int, *, steps: int, learning_rate: float = 1e-3
+) -> Config:
+    """A run of the paper: sequence length 256, batch 512, vocabulary 32,000, C4."""
+    return Config(
+        model=ModelConfig(hidden, intermediate, heads, layers),
+        data=DataConfig(dir=pathlib.Path("~/tensorflow_datasets"), tokenizer=pathlib.Path("data/c4-32000.model")),
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
+        steps=steps,
+    )
+
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "nano": (
+        "0.9M parameters on the embedded corpus; minutes on a laptop CPU.",
+        Config(
+            model=ModelConfig(128, 344, 4, 4, vocab_size=1024, compute_dtype="float32"),
+            data=DataConfig(sequence_length=128, eval_tokens=100_000),
+            optimizer=OptimizerConfig(learning_rate=3e-3, refresh_every=50),
+            steps=500,
+            batch_size=32,
+            eval_every=100,
+            checkpoint_every=100,
+            workdir=pathlib.Path("runs/nano"),
+        ),
+    ),
+    "60m": ("The paper's 60M model: 1B tokens of C4.", _paper(512, 1376, 8, 8, steps=10_000)),
+    "135m": ("The paper's 135M model: 2B tokens of C4.", _paper(768, 2048, 12, 12, steps=20_000)),
+    "350m": ("The paper's 350M model: 6B tokens of C4.", _paper(1024, 2736, 16, 24, steps=60_000)),
+    "1b": ("The paper's 1B model: 9B tokens of C4.", _paper(2048, 5461, 32, 24, steps=90_000, learning_rate=6e-4)),
+}
+
+
+def from_command_line(args: Sequence[str] | None = None) -> Config:
+    """Parses `PRESET --option value ...` into a Config; `--help` lists every option with its meaning."""
+    return tyro.extras.overridable_config_cli(PRESETS, args=args)

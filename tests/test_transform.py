@@ -1,0 +1,159 @@
+"""When alphadecay refreshes, what it keeps, and what it adds to the updates."""
+# SPDX-License-Identifier: Apache-2.0
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_alphadecay as oad
+
+SHAPES = {"a": (4, 6), "b": (3, 2, 5), "c": (7,)}
+MODULES = {"a": True, "b": optax.contrib.MuonDimensionNumbers(1, 2), "c": False}
+
+
+def mean_square(weights: jax.Array, gradients: jax.Array) -> jax.Array:
+    """A metric that compiles in no time."""
+    return jnp.mean(weights**2, axis=(1, 2))
+
+
+def transform(weight_decay: Any = 0.1, **options: Any) -> optax.GradientTransformationExtraArgs:
+    options = {"metric": mean_square, "modules": MODULES, "refresh_every": 4, **options}
+    return oad.alphadecay(weight_decay, **options)
+
+
+def random_tree(seed: int, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    return {name: jax.random.normal(key, shape, dtype) for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)}
+
+
+def test_refreshes_first_and_then_before_every_nth_update() -> None:
+    optimizer, state = transform(), transform().init(random_tree(0))
+    update = jax.jit(optimizer.update)
+    changed = []
+    for step in range(12):
+        _, new = update(random_tree(99), state, random_tree(step))
+        changed.append(bool((new.scores != state.scores).any()))
+        state = new
+    # Counted from 0: at 0, and where (step + 1) % 4 == 0.
+    assert [step for step, it_did in enumerate(changed) if it_did] == [0, 3, 7, 11]
+    assert int(state.count) == 12
+
+
+def test_metric_sees_the_weights_before_the_update() -> None:
+    params = random_tree(0)
+    _, state = transform().update(random_tree(1), transform().init(params), params)
+    expected = [np.mean(np.square(params["a"])), *np.mean(np.square(params["b"]), axis=(1, 2))]
+    np.testing.assert_allclose(state.scores, expected, rtol=1e-6)
+
+
+def test_updates_against_float64() -> None:
+    params, gradients = random_tree(0), random_tree(1)
+    optimizer = transform(0.3, assign=lambda scores: jnp.array([0.5, 1.0, 2.0, 4.0]))
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    ratios: dict[str, Any] = {"a": 0.5, "b": np.array([1.0, 2.0, 4.0]).reshape(3, 1, 1), "c": 1.0}
+    for name in params:
+        expected = np.asarray(gradients[name], np.float64) + 0.3 * ratios[name] * np.asarray(params[name], np.float64)
+        np.testing.assert_allclose(updates[name], expected, rtol=1e-6)
+
+
+def test_schedule_moves_between_refreshes() -> None:
+    params, zeros = random_tree(0), jax.tree.map(jnp.zeros_like, random_tree(0))
+    optimizer = transform(lambda count: 0.1 * (count + 1))
+    state = optimizer.init(params)
+    for step in range(3):
+        updates, state = optimizer.update(zeros, state, params)
+        np.testing.assert_allclose(updates["c"], 0.1 * (step + 1) * params["c"], rtol=1e-6)
+        np.testing.assert_allclose(updates["a"], 0.1 * (step + 1) * state.ratios[0] * params["a"], rtol=1e-6)
+
+
+def test_broken_module_keeps_its_last_good_ratio_and_score() -> None:
+    params = random_tree(0)
+    optimizer = transform(refresh_every=1)
+    _, good = optimizer.update(params, optimizer.init(params), params)
+    broken = params | {"a": params["a"].at[0, 0].set(jnp.nan)}
+    _, state = optimizer.update(params, good, broken)
+    assert int(state.rejected) == 1
+    assert state.ratios[0] == good.ratios[0] and state.scores[0] == good.scores[0]
+    # The others are shared out as if it were not there.
+    alone = oad.linear()(good.scores[1:])
+    np.testing.assert_allclose(state.ratios[1:], alone, rtol=1e-6)
+    _, healed = optimizer.update(params, state, params)
+    np.testing.assert_array_equal(healed.ratios, good.ratios)
+
+
+def test_ratio_that_is_not_finite_is_refused() -> None:
+    params = random_tree(0)
+    optimizer = transform(assign=lambda scores: jnp.where(jnp.arange(4) == 2, jnp.inf, 2.0))
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_array_equal(state.ratios, [2, 2, 1, 2])
+    assert int(state.rejected) == 1
+
+
+def test_gradients_can_be_given_apart_from_the_updates() -> None:
+    params, gradients, updates = random_tree(0), random_tree(1), random_tree(2)
+    optimizer = transform(metric=oad.grad_norm())
+    _, state = optimizer.update(updates, optimizer.init(params), params, gradients=gradients)
+    expected = [np.linalg.norm(gradients["a"]), *np.linalg.norm(gradients["b"], axis=(1, 2))]
+    np.testing.assert_allclose(state.scores, expected, rtol=1e-6)
+
+
+def test_no_modules_is_uniform_decay() -> None:
+    params, gradients = random_tree(0), random_tree(1)
+    optimizer = transform(modules=jax.tree.map(lambda _: False, SHAPES, is_leaf=lambda x: isinstance(x, tuple)))
+    updates, state = optimizer.update(gradients, optimizer.init(params), params)
+    expected, _ = optax.add_decayed_weights(0.1).update(gradients, optax.EmptyState(), params)
+    assert state.scores.shape == (0,)
+    for name in params:
+        np.testing.assert_array_equal(updates[name], expected[name])
+
+
+def test_mask_leaves_neither_decay_nor_score() -> None:
+    params, gradients = random_tree(0), random_tree(1)
+    optimizer = transform(mask={"a": False, "b": True, "c": False})
+    updates, state = optimizer.update(gradients, optimizer.init(params), params)
+    assert state.scores.shape == (3,)
+    np.testing.assert_array_equal(updates["a"], gradients["a"])
+    np.testing.assert_array_equal(updates["c"], gradients["c"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight_decay": -0.1}, "-0.1"),
+        ({"weight_decay": float("nan")}, "nan"),
+        ({"refresh_every": 0}, r"refresh_every .* got 0"),
+        ({"refresh_every": 2.5}, "2.5"),
+        ({"refresh_every": True}, "True"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transform(**arguments)
+
+
+def test_missing_params_mismatched_trees_and_foreign_states() -> None:
+    params = random_tree(0)
+    optimizer = transform()
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=r"update\(gradients, state, params\)"):
+        optimizer.update(params, state)
+    with pytest.raises(ValueError, match=r"'c' has shape \(7,\) in params and \(8,\) in updates"):
+        optimizer.update(params | {"c": jnp.ones(8)}, state, params)
+    with pytest.raises(ValueError, match="updates do not have the structure of params"):
+        optimizer.update({"a": params["a"]}, state, params)
+    with pytest.raises(ValueError, match="'a' is a module but has no update"):
+        optimizer.update(params | {"a": None}, state, params)
+    with pytest.raises(ValueError, match="the state holds 2 modules and params 4: a, b/0, b/1, b/2"):
+        optimizer.update(params, state._replace(scores=jnp.zeros(2)), params)
+
+
+def test_wrongly_shaped_scores_and_ratios() -> None:
+    params = random_tree(0)
+    for options in ({"metric": lambda weights, gradients: jnp.zeros(9)}, {"assign": lambda scores: scores[:1]}):
+        optimizer = transform(**options)
+        with pytest.raises(ValueError, match=r"one (score|ratio) a module"):
+            optimizer.update(params, optimizer.init(params), params)
