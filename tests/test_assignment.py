@@ -1,0 +1,79 @@
+"""Assignments against their formulas, with refused modules left out."""
+# SPDX-License-Identifier: Apache-2.0
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_alphadecay as oad
+
+SCORES = np.array([2.0, 5.0, 3.5, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("assign", "expected"),
+    [
+        (oad.linear(0.5, 4.0), (SCORES - 2) / 3 * 3.5 + 0.5),
+        (oad.sqrt(), np.sqrt(SCORES) / np.sqrt(SCORES).mean()),
+        (oad.log2(), np.log2(SCORES) / np.log2(SCORES).mean()),
+        (oad.sigmoid(2.0), 2 / (1 + np.exp(-2.0 * (SCORES - SCORES.mean()) / SCORES.std()))),
+    ],
+    ids=["linear", "sqrt", "log2", "sigmoid"],
+)
+class TestBuiltIn:
+    """What holds for all four."""
+
+    def test_formula(self, assign: oad.Assignment, expected: np.ndarray) -> None:
+        np.testing.assert_allclose(assign(jnp.asarray(SCORES, jnp.float32)), expected, rtol=1e-5)
+
+    def test_refused_modules_do_not_count(self, assign: oad.Assignment, expected: np.ndarray) -> None:
+        with_refused = jnp.array([2.0, jnp.nan, 5.0, 3.5, jnp.nan, 2.5])
+        ratios = np.asarray(assign(with_refused))
+        np.testing.assert_allclose(ratios[[0, 2, 3, 5]], expected, rtol=1e-5)
+        assert np.isnan(ratios[[1, 4]]).all()
+
+    def test_equal_scores_change_nothing(self, assign: oad.Assignment, expected: np.ndarray) -> None:
+        np.testing.assert_allclose(assign(jnp.full(5, 1.7)), 1, rtol=1e-6)
+        np.testing.assert_allclose(assign(jnp.array([1.7])), 1, rtol=1e-6)
+        np.testing.assert_allclose(assign(jnp.array([jnp.nan, 1.7])), [np.nan, 1], rtol=1e-6)
+        assert np.isnan(assign(jnp.full(3, jnp.nan))).all()
+
+
+def test_sigmoid_keeps_to_the_block() -> None:
+    names = [f"layers/{block}/{module}" for block in (0, 1) for module in ("q", "k", "v")]
+    scores = jnp.array([1.0, 2.0, 3.0, 100.0, 300.0, 200.0])
+    assign: Any = oad.sigmoid()
+    ratios = np.asarray(assign(scores, names))
+    np.testing.assert_allclose(ratios[:3], oad.sigmoid()(scores[:3]), rtol=1e-5)
+    np.testing.assert_allclose(ratios[[0, 1, 2]], ratios[[3, 5, 4]], rtol=1e-5)
+    everything: Any = oad.sigmoid(block_of=lambda name: "one block")
+    np.testing.assert_allclose(everything(scores, names), oad.sigmoid()(scores), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("layers/3/attention/query/kernel", ("layers", "3")),
+        ("params/h_11/mlp/w", ("params", "h_11")),
+        ("model.layers.2.self_attn.q_proj.weight", ("model", "layers", "2")),
+        ("layers/mlp/up/kernel/7", ("layers", "7")),
+        ("layers/attention/query/kernel/7", ("layers", "7")),
+        ("kernel", ("kernel", "kernel")),
+    ],
+)
+def test_transformer_block(name: str, block: tuple[str, ...]) -> None:
+    assert oad.transformer_block(name) == block
+
+
+@pytest.mark.parametrize("bounds", [(-0.1, 1.0), (2.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
+def test_linear_bounds_out_of_range(bounds: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=f"lo={bounds[0]!r} and hi={bounds[1]!r}"):
+        oad.linear(*bounds)
+
+
+@pytest.mark.parametrize("a", [0.0, -4.0, float("nan")])
+def test_sigmoid_steepness_out_of_range(a: float) -> None:
+    with pytest.raises(ValueError, match=f"got {a!r}"):
+        oad.sigmoid(a)

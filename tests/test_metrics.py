@@ -1,0 +1,69 @@
+"""Metrics against NumPy and SciPy in float64."""
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import optax_alphadecay as oad
+from optax_alphadecay.metrics import measure
+
+RNG = np.random.default_rng(4)
+WEIGHTS, GRADIENTS = (RNG.normal(size=(3, 12, 20)).astype(np.float32) for _ in range(2))
+VALUES = np.linalg.svd(WEIGHTS.astype(np.float64), compute_uv=False)[:, ::-1] ** 2
+ALPHAS = 1 + 6 / np.log(VALUES[:, 6:] / VALUES[:, 6:7]).sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (oad.pl_alpha_hill(), ALPHAS),
+        (oad.alpha_hat(), np.log(1 + np.exp(ALPHAS * np.log10(VALUES[:, -1])))),
+        (oad.spectral_norm(), VALUES[:, -1]),
+        (oad.stable_rank(), VALUES.sum(axis=1) / VALUES[:, -1]),
+        (oad.spectral_entropy(), scipy.stats.entropy(VALUES, axis=1) / np.log(12)),
+        (oad.frobenius_norm(), np.linalg.norm(WEIGHTS.astype(np.float64), axis=(1, 2)) ** 2),
+        (oad.grad_norm(), np.linalg.norm(GRADIENTS.astype(np.float64), axis=(1, 2))),
+    ],
+    ids=["pl_alpha_hill", "alpha_hat", "spectral_norm", "stable_rank", "spectral_entropy", "frobenius", "grad_norm"],
+)
+def test_scores(metric: oad.Metric, expected: np.ndarray) -> None:
+    scores = metric(jnp.asarray(WEIGHTS), jnp.asarray(GRADIENTS))
+    assert scores.shape == (3,) and scores.dtype == jnp.float32
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_measure_puts_stacks_of_all_sizes_in_order() -> None:
+    shapes = [(2, 9, 12), (1, 6, 6), (3, 12, 9)]
+    stacks = [jnp.asarray(RNG.normal(size=shape), jnp.float32) for shape in shapes]
+    metrics: list[oad.Metric] = [oad.pl_alpha_hill(), oad.pl_alpha_hill(oad.goodness_of_fit()), oad.grad_norm()]
+    for metric in metrics:
+        apart = [metric(stack, stack) for stack in stacks]
+        np.testing.assert_allclose(measure(metric, stacks, stacks), jnp.concatenate(apart), rtol=1e-5)
+
+
+def test_fits_and_solvers_are_passed_on() -> None:
+    def smallest(values: jax.Array) -> jax.Array:
+        return values[..., 0]
+
+    scores = oad.pl_alpha_hill(smallest, solver="svd")(jnp.asarray(WEIGHTS), jnp.asarray(GRADIENTS))
+    np.testing.assert_allclose(scores, VALUES[:, 0], rtol=1e-5)
+
+
+SPECTRAL: list[Callable[..., oad.Metric]] = [
+    oad.pl_alpha_hill,
+    oad.alpha_hat,
+    oad.spectral_norm,
+    oad.stable_rank,
+    oad.spectral_entropy,
+]
+
+
+@pytest.mark.parametrize("build", SPECTRAL)
+def test_unknown_solvers_are_refused_when_built(build: Callable[..., oad.Metric]) -> None:
+    with pytest.raises(ValueError, match="unknown solver 'qr'"):
+        build(solver="qr")

@@ -1,0 +1,78 @@
+"""Eigenvalues of stacks of matrices against float64 singular values, by every solver."""
+# SPDX-License-Identifier: Apache-2.0
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_alphadecay as oad
+from optax_alphadecay.spectrum import Solver, eigenvalues_of_stacks
+
+SOLVERS = get_args(Solver)
+
+
+def squared_singular_values(matrices: np.ndarray) -> np.ndarray:
+    return np.linalg.svd(matrices.astype(np.float64), compute_uv=False)[..., ::-1] ** 2
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("shape", [(3, 20, 33), (2, 2, 33, 20), (7, 1)])
+def test_solvers_find_the_squared_singular_values(solver: Solver, shape: tuple[int, ...]) -> None:
+    matrices = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    expected = squared_singular_values(matrices)
+    found = oad.eigenvalues(matrices, solver=solver)
+    assert found.shape == expected.shape and found.dtype == jnp.float32
+    epsilon = np.finfo(np.float32).eps
+    assert (np.abs(found - expected) <= 8 * epsilon * expected[..., -1:]).all()
+
+
+def test_svd_keeps_small_eigenvalues() -> None:
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(20, 20)))[0] for _ in range(2))
+    matrix = (left * np.geomspace(1e-4, 1, 20) @ right).astype(np.float32)
+    expected = squared_singular_values(matrix)
+    error = {solver: np.abs(oad.eigenvalues(matrix, solver=solver) / expected - 1).max() for solver in SOLVERS}
+    assert error["svd"] < 1e-2 < error["tridiagonal"]
+
+
+def test_stacks_of_one_size_are_solved_together_and_returned_in_order() -> None:
+    rng = np.random.default_rng(1)
+    stacks = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(2, 8, 5), (1, 5, 9), (3, 4, 4), (1, 6, 5)]]
+    for stack, values in zip(stacks, eigenvalues_of_stacks(stacks, "tridiagonal"), strict=True):
+        np.testing.assert_allclose(values, squared_singular_values(np.asarray(stack)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_broken_matrices_break_alone(solver: Solver) -> None:
+    matrices = np.stack([np.eye(5), np.full((5, 5), np.nan), np.zeros((5, 5)), np.eye(5)]).astype(np.float32)
+    matrices[3, 2, 1] = np.inf
+    values = oad.eigenvalues(matrices, solver=solver)
+    np.testing.assert_allclose(values[0], 1, rtol=1e-6)
+    assert np.isnan(values[1]).all() and np.isnan(values[3]).all()
+    np.testing.assert_array_equal(values[2], 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_weights_have_float32_spectra(dtype: jnp.dtype) -> None:
+    matrix = jax.random.normal(jax.random.key(0), (9, 12), dtype)
+    expected = squared_singular_values(np.asarray(matrix, np.float64))
+    np.testing.assert_allclose(oad.eigenvalues(matrix), expected, rtol=1e-5)
+
+
+def test_tiny_and_huge_weights_stay_in_range() -> None:
+    matrix = np.random.default_rng(2).normal(size=(6, 6)).astype(np.float32)
+    for scale in (2.0**-62, 2.0**55):
+        np.testing.assert_allclose(oad.eigenvalues(matrix * scale), oad.eigenvalues(matrix) * scale**2, rtol=1e-6)
+
+
+def test_empty_stacks_and_wrong_input() -> None:
+    assert oad.eigenvalues(jnp.zeros((0, 4, 3))).shape == (0, 3)
+    with pytest.raises(ValueError, match=r"shape \(4,\)"):
+        oad.eigenvalues(jnp.zeros(4))
+    with pytest.raises(ValueError, match="int32"):
+        oad.eigenvalues(jnp.zeros((4, 4), jnp.int32))
+    with pytest.raises(ValueError, match="'lanczos'.*'tridiagonal'"):
+        oad.eigenvalues(jnp.zeros((4, 4)), solver="lanczos")  # type: ignore[arg-type]
