@@ -80,7 +80,7 @@ def transformer_block(name: str) -> Hashable:
 
     Returns:
       The path up to and including the first component that holds a number; for a stack, its first component and the
-      index.
+      index. Modules without a number in their name are one block, the empty tuple.
 
     Example:
       >>> from optax_alphadecay import transformer_block
@@ -88,8 +88,11 @@ def transformer_block(name: str) -> Hashable:
       (('params', 'h_3'), ('layers', '3'))
     """
     components = re.split("[/.]", name)
-    numbered = next((i for i, component in enumerate(components) if re.search(r"\d", component)), len(components) - 1)
-    return tuple(components[: numbered + 1]) if numbered < len(components) - 1 else (components[0], components[-1])
+    numbered = [i for i, component in enumerate(components) if re.search(r"\d", component)]
+    if not numbered:
+        return ()
+    is_stacked = numbered[0] == len(components) - 1
+    return (components[0], components[-1]) if is_stacked else tuple(components[: numbered[0] + 1])
 
 
 def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer_block) -> Assignment:

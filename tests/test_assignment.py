@@ -60,7 +60,7 @@ def test_sigmoid_keeps_to_the_block() -> None:
         ("model.layers.2.self_attn.q_proj.weight", ("model", "layers", "2")),
         ("layers/mlp/up/kernel/7", ("layers", "7")),
         ("layers/attention/query/kernel/7", ("layers", "7")),
-        ("kernel", ("kernel", "kernel")),
+        ("attention/kernel", ()),
     ],
 )
 def test_transformer_block(name: str, block: tuple[str, ...]) -> None:

@@ -74,5 +74,5 @@ def test_empty_stacks_and_wrong_input() -> None:
         oad.eigenvalues(jnp.zeros(4))
     with pytest.raises(ValueError, match="int32"):
         oad.eigenvalues(jnp.zeros((4, 4), jnp.int32))
-    with pytest.raises(ValueError, match="'lanczos'.*'tridiagonal'"):
+    with pytest.raises(ValueError, match=r"'lanczos'.*'tridiagonal'"):
         oad.eigenvalues(jnp.zeros((4, 4)), solver="lanczos")  # type: ignore[arg-type]
