@@ -128,15 +128,15 @@ def _paper(
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "nano": (
-        "0.9M parameters on the embedded corpus; minutes on a laptop CPU.",
+        "1.1M parameters on the embedded corpus; minutes on a laptop CPU.",
         Config(
             model=ModelConfig(128, 344, 4, 4, vocab_size=1024, compute_dtype="float32"),
             data=DataConfig(sequence_length=128, eval_tokens=100_000),
             optimizer=OptimizerConfig(learning_rate=3e-3, refresh_every=50),
-            steps=500,
+            steps=450,
             batch_size=32,
-            eval_every=100,
-            checkpoint_every=100,
+            eval_every=75,
+            checkpoint_every=50,
             workdir=pathlib.Path("runs/nano"),
         ),
     ),
@@ -147,6 +147,15 @@ PRESETS: dict[str, tuple[str, Config]] = {
 }
 
 
-def from_command_line(args: Sequence[str] | None = None) -> Config:
-    """Parses `PRESET --option value ...` into a Config; `--help` lists every option with its meaning."""
-    return tyro.extras.overridable_config_cli(PRESETS, args=args)
+def from_command_line(args: Sequence[str] | None = None, *, prog: str = "python -m experiments.train") -> Config:
+    """Parses `PRESET --option value ...` into a Config; `--help` lists every option with its meaning.
+
+    Args:
+        args: The words of the command line; None takes the process's.
+        prog: The command, for the help.
+
+    Returns:
+        The preset with the options' values in their places.
+    """
+    description = f"Choose a preset; `{prog} PRESET --help` lists its options."
+    return tyro.extras.overridable_config_cli(PRESETS, prog=prog, description=description, args=args)

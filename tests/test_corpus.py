@@ -74,18 +74,14 @@ def test_every_record_is_filled_in(small: corpus.Corpus, texts: list[corpus.Addr
     assert len(set(urls)) == len(urls)
 
 
-def test_addresses_come_back_whole_each_from_one_split(
-    small: corpus.Corpus, texts: list[corpus.Address]
-) -> None:
+def test_addresses_come_back_whole_each_from_one_split(small: corpus.Corpus, texts: list[corpus.Address]) -> None:
     found: dict[str, dict[str, str]] = {}
     for split in ("train", "validation"):
         pieces: dict[str, dict[int, str]] = collections.defaultdict(dict)
         for record in records(small, split):
             url, _, number = record["url"].partition("#")
             pieces[url][int(number)] = record["text"]
-        found[split] = {
-            url: "\n\n".join(parts[i] for i in range(len(parts))) for url, parts in pieces.items()
-        }
+        found[split] = {url: "\n\n".join(parts[i] for i in range(len(parts))) for url, parts in pieces.items()}
     held_out = {address.url: address.text for address in texts if address.date.startswith("1790")}
     others = {address.url: address.text for address in texts if not address.date.startswith("1790")}
     assert found == {"train": others, "validation": held_out}
@@ -114,9 +110,7 @@ def test_passages_are_whole_paragraphs_as_long_as_allowed(paragraphs: list[str])
     assert all(len(text) + 2 + len(first) > 3000 for text, first in zip(passages, firsts, strict=False))
 
 
-def test_same_texts_give_same_bytes(
-    small: corpus.Corpus, texts: list[corpus.Address], tmp_path: pathlib.Path
-) -> None:
+def test_same_texts_give_same_bytes(small: corpus.Corpus, texts: list[corpus.Address], tmp_path: pathlib.Path) -> None:
     again = corpus.prepare(tmp_path, VOCAB_SIZE, texts=texts)
     assert again.tokenizer.read_bytes() == small.tokenizer.read_bytes()
     for split in ("train", "validation"):

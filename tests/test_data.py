@@ -63,9 +63,7 @@ def test_packing_neither_loses_nor_adds_tokens(documents: list[np.ndarray], leng
     stream = np.concatenate([np.empty(0, np.int32), *documents])
     assert len(sequences) == len(stream) // length
     assert all(sequence.shape == (length,) and sequence.dtype == np.int32 for sequence in sequences)
-    np.testing.assert_array_equal(
-        np.concatenate([np.empty(0), *sequences]), stream[: len(sequences) * length]
-    )
+    np.testing.assert_array_equal(np.concatenate([np.empty(0), *sequences]), stream[: len(sequences) * length])
 
 
 @given(documents_of_any_length, st.integers(1, 9), st.data())
@@ -108,8 +106,7 @@ def test_vocabulary_without_bos(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("shares", [1, 3])
 def test_every_epoch_has_every_document_once_over_all_shares(config: DataConfig, shares: int) -> None:
     streams = [
-        data.shuffled_documents(config, seed=5, process_index=index, process_count=shares)
-        for index in range(shares)
+        data.shuffled_documents(config, seed=5, process_index=index, process_count=shares) for index in range(shares)
     ]
     all_of_them = encoded(config, "train")
     sizes = [len(range(index, len(all_of_them), shares)) for index in range(shares)]
@@ -123,9 +120,7 @@ def test_every_epoch_has_every_document_once_over_all_shares(config: DataConfig,
     assert firsts[0] != firsts[1]
 
 
-def test_batches_are_the_packed_documents_in_another_order(
-    config: DataConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_are_the_packed_documents_in_another_order(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "SHUFFLE_WINDOW", SMALL_WINDOW)
     batches = take(data.train_iterator(config, batch_size=8, seed=3), 3 * SMALL_WINDOW // 8)
     assert batches.shape == (24, 8, 32) and batches.dtype == np.int32
@@ -139,9 +134,7 @@ def test_batches_are_the_packed_documents_in_another_order(
 
 
 def test_seed_decides_the_order(config: DataConfig) -> None:
-    first, again, other = (
-        take(data.train_iterator(config, batch_size=4, seed=seed), 4) for seed in (0, 0, 1)
-    )
+    first, again, other = (take(data.train_iterator(config, batch_size=4, seed=seed), 4) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
