@@ -9,7 +9,7 @@ import numpy as np
 # each halving after it adds a bit to every eigenvalue's relative accuracy.
 _GRID_START = 2.0**-26
 _FEWEST_GRID_POINTS = 256
-_HALVINGS = 20
+_HALVINGS = 18
 # Steps of the recurrence compiled into one loop body: amortises the cost of a loop iteration.
 _UNROLL = 8
 
