@@ -154,9 +154,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -
     incomplete.replace(path)
 
 
-def prepare(
-    directory: pathlib.Path, vocab_size: int = 1024, *, texts: Sequence[Address] | None = None
-) -> Corpus:
+def prepare(directory: pathlib.Path, vocab_size: int = 1024, *, texts: Sequence[Address] | None = None) -> Corpus:
     """Makes what is missing of the embedded corpus. What is there is kept; nothing is ever half there.
 
     Args:

@@ -184,9 +184,7 @@ class _PackIterator(grain.DatasetIterator):  # type: ignore[misc]
         self._document = next(self._parent) if self._used else np.empty(0, np.int32)
 
 
-def shuffled_documents(
-    config: DataConfig, *, seed: int, process_index: int, process_count: int
-) -> grain.MapDataset:
+def shuffled_documents(config: DataConfig, *, seed: int, process_index: int, process_count: int) -> grain.MapDataset:
     """One process's share of the train split, over and over, each epoch in its own order.
 
     Args:

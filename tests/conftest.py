@@ -14,3 +14,5 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # No deadline: the first example compiles. On CI the examples are the same in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("project")
+
+pytest_plugins = ["tests.experiment_fixtures"]
