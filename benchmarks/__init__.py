@@ -1,0 +1,2 @@
+"""What alphadecay costs, measured against its budgets: `python -m benchmarks.run`."""
+# SPDX-License-Identifier: Apache-2.0

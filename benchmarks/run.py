@@ -1,0 +1,70 @@
+"""Measures the library against its budgets: `python -m benchmarks.run [NAME ...]`."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import rich.console
+import tyro
+
+from benchmarks import memory, refresh, report, steps
+from benchmarks.measure import Row
+
+Name = Literal["refresh", "nano-steps", "optimizer-steps", "programs"]
+_ALL: tuple[Name, ...] = get_args(Name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure, and how often.
+
+    refresh: a refresh against PyTorch's svdvals, and between fits and solvers.
+    nano-steps: whole train steps of the nano preset, between refreshes and with one at each step.
+    optimizer-steps: the optimizer alone, between refreshes.
+    programs: what alphadecay adds to compiled steps: temporaries, operations, time to compile.
+    """
+
+    names: tyro.conf.Positional[tuple[Name, ...]] = _ALL
+    """Benchmarks to run; all of them if none is named."""
+    size: Literal["60m", "135m"] = "60m"
+    """Preset for all but nano-steps."""
+    repeats: int = 16
+    """Turns that each ratio is the median of, after two to warm up; of single steps four times as many."""
+    out: pathlib.Path = pathlib.Path(__file__).parent
+    """Folder for results.md and results.json."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes it.
+
+    Args:
+        args: The command line; None takes the process's.
+
+    Returns:
+        The exit code: 0 if every budget that was measured holds, else 1.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    options = tyro.cli(Options, args=args, prog="python -m benchmarks.run")
+    options.out.mkdir(parents=True, exist_ok=True)
+    benchmarks: dict[Name, Callable[[], list[Row]]] = {
+        "refresh": lambda: refresh.refresh(options.size, options.repeats),
+        "nano-steps": lambda: steps.nano_steps(options.repeats),
+        "optimizer-steps": lambda: steps.optimizer_steps(options.size, options.repeats),
+        "programs": lambda: memory.programs(options.size),
+    }
+    console = rich.console.Console(highlight=False)
+    conditions = report.conditions(args)
+    rows: list[Row] = []
+    for name in options.names:
+        with console.status(f"Measuring {name} ..."):
+            rows += benchmarks[name]()
+    print(report.markdown(conditions, rows), end="")
+    report.write(options.out, conditions, rows)
+    return int(any(row.holds is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
