@@ -67,8 +67,7 @@ def awd(lam_awd: float, *, momentum: float = 0.1, mask: Mask = None) -> optax.Gr
     def update(
         updates: optax.Updates, state: AwdState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AwdState]:
-        param_leaves, update_leaves, structure = flatten_together("awd", updates, params)
-        gradients = structure.flatten_up_to(extra_args.get("gradients", updates))
+        param_leaves, update_leaves, gradients, structure = flatten_together("awd", updates, params, extra_args)
         is_decayed = leaf_mask(params, mask)
         gradient_norm = _norm([leaf for leaf, keep in zip(gradients, is_decayed, strict=True) if keep])
         weight_norm = _norm([leaf for leaf, keep in zip(param_leaves, is_decayed, strict=True) if keep])
@@ -116,8 +115,7 @@ def adadecay(
     def update(
         updates: optax.Updates, state: AdaDecayState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AdaDecayState]:
-        param_leaves, update_leaves, structure = flatten_together("adadecay", updates, params)
-        gradients = structure.flatten_up_to(extra_args.get("gradients", updates))
+        param_leaves, update_leaves, gradients, structure = flatten_together("adadecay", updates, params, extra_args)
         rate = current(weight_decay, state.count)
 
         def ratio(gradient: jax.Array) -> jax.Array:

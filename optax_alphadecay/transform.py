@@ -104,8 +104,7 @@ def alphadecay(
     def update(
         updates: optax.Updates, state: AlphaDecayState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AlphaDecayState]:
-        param_leaves, update_leaves, structure = flatten_together("alphadecay", updates, params)
-        gradients = structure.flatten_up_to(extra_args.get("gradients", updates))
+        param_leaves, update_leaves, gradients, structure = flatten_together("alphadecay", updates, params, extra_args)
         stacks = modules_lib.resolve(params, modules, mask)
         names = modules_lib.names(stacks)
         _check_modules(stacks, names, state, gradients)
@@ -155,30 +154,38 @@ def add_decay(
 
 
 def flatten_together(
-    name: str, updates: optax.Updates, params: optax.Params | None
-) -> tuple[list[Any], list[Any], Any]:
-    """Leaves of ``params``, the update of each (or None), and their structure.
+    name: str, updates: optax.Updates, params: optax.Params | None, extra_args: dict[str, Any]
+) -> tuple[list[Any], list[Any], list[Any], Any]:
+    """Leaves of ``params``, the update and the gradient of each (or None), and their structure.
+
+    The gradients are the extra argument of that name, or else the updates.
 
     Raises:
-      ValueError: if there are no params or an update does not match its parameter; names the leaf.
+      ValueError: if there are no params, or an update or gradient does not match its parameter; names the leaf.
     """
     if params is None:
         raise ValueError(f"{name}: decay needs the weights; call update(gradients, state, params).")
     with_path: list[tuple[Any, Any]]
     structure: Any
     with_path, structure = jax.tree_util.tree_flatten_with_path(params)
-    try:
-        update_leaves = structure.flatten_up_to(updates)
-    except ValueError as error:
-        raise ValueError(f"{name}: updates do not have the structure of params: {error}") from error
-    for (path, param), update in zip(with_path, update_leaves, strict=True):
-        if update is not None and jnp.shape(param) != jnp.shape(update):
-            leaf = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"{name}: {leaf!r} has shape {jnp.shape(param)} in params and {jnp.shape(update)} in updates; pass the"
-                " params that the gradients were taken of."
-            )
-    return [param for _, param in with_path], update_leaves, structure
+
+    def matching(argument: str, tree: PyTree) -> list[Any]:
+        try:
+            leaves: list[Any] = structure.flatten_up_to(tree)
+        except ValueError as error:
+            raise ValueError(f"{name}: {argument} do not have the structure of params: {error}") from error
+        for (path, param), leaf in zip(with_path, leaves, strict=True):
+            if leaf is not None and jnp.shape(param) != jnp.shape(leaf):
+                key = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise ValueError(
+                    f"{name}: {key!r} has shape {jnp.shape(param)} in params and {jnp.shape(leaf)} in {argument}; pass"
+                    " the params that the gradients were taken of."
+                )
+        return leaves
+
+    update_leaves = matching("updates", updates)
+    gradients = matching("gradients", extra_args["gradients"]) if "gradients" in extra_args else update_leaves
+    return [param for _, param in with_path], update_leaves, gradients, structure
 
 
 def _matrices(stacks: tuple[ModuleStack, ...], leaves: list[Any]) -> list[jax.Array]:
