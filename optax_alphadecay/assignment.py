@@ -13,9 +13,12 @@ import numpy as np
 Assignment = Callable[[jax.Array], jax.Array]
 """``scores[n] -> ratios[n]``: each module's decay as a multiple of the base rate.
 
-The scores of refused modules are NaN: an assignment leaves them out of whatever it computes over all modules
+The scores of modules that never had a good one are NaN: an assignment leaves them out of whatever it computes over all modules
 (``jnp.nanmin`` and its kin), so that one broken module moves no other. Any such function is an assignment.
 """
+
+
+_LAYER_NUMBER = re.compile(r"([A-Za-z_]*_)?\d+|h\d+|layers?\d+|blocks?\d+")
 
 
 def linear(lo: float = 2 / 3, hi: float = 3.0) -> Assignment:
@@ -79,8 +82,10 @@ def transformer_block(name: str) -> Hashable:
         ``"layers/attention/query/kernel/3"``.
 
     Returns:
-      The path up to and including the first component that holds a number; for a stack, its first component and the
-      index. Modules without a number in their name are one block, the empty tuple.
+      The path up to and including the first component that is a number or a name, underscore and number. Without one,
+      and with an index at the end (a stack), its first component, past a leading ``params``, and the index. Otherwise
+      the empty tuple: modules without a number in their name are one block. Where your names mean something else, pass
+      a function of your own to :func:`sigmoid`.
 
     Example:
       >>> from optax_alphadecay import transformer_block
@@ -88,11 +93,12 @@ def transformer_block(name: str) -> Hashable:
       (('params', 'h_3'), ('layers', '3'))
     """
     components = re.split("[/.]", name)
-    numbered = [i for i, component in enumerate(components) if re.search(r"\d", component)]
-    if not numbered:
-        return ()
-    is_stacked = numbered[0] == len(components) - 1
-    return (components[0], components[-1]) if is_stacked else tuple(components[: numbered[0] + 1])
+    layer = next((i for i, component in enumerate(components[:-1]) if _LAYER_NUMBER.fullmatch(component)), None)
+    if layer is not None:
+        return tuple(components[: layer + 1])
+    if components[-1].isdigit():
+        return (*components[: 2 if components[0] == "params" else 1], components[-1])
+    return ()
 
 
 def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer_block) -> Assignment:

@@ -145,7 +145,8 @@ class _Spectral:
             of_size[spectrum.shape[-1]].append(position)
         scores: dict[int, jax.Array] = {}
         for positions in of_size.values():
-            together = self.score(jnp.concatenate([spectra[position] for position in positions]))
+            values = jnp.concatenate([spectra[position] for position in positions])
+            together = _one_score_a_module(self.score, self.score(values), values.shape)
             ends = np.cumsum([len(spectra[position]) for position in positions])[:-1]
             scores |= zip(positions, jnp.split(together, ends), strict=True)
         return jnp.concatenate([scores[position] for position in range(len(stacks))])
@@ -167,11 +168,15 @@ def measure(metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[ja
         return metric.of_stacks(weights)
     scores = []
     for stack, gradient in zip(weights, gradients, strict=True):
-        score = jnp.asarray(metric(stack, gradient))
-        if score.shape != stack.shape[:1]:
-            raise ValueError(
-                f"the metric {metric} gave scores of shape {score.shape} for a stack of shape {stack.shape}; it must"
-                f" give one score a module, shape {stack.shape[:1]}."
-            )
-        scores.append(score.astype(jnp.float32))
+        scores.append(_one_score_a_module(metric, metric(stack, gradient), stack.shape))
     return jnp.concatenate(scores)
+
+
+def _one_score_a_module(function: object, scores: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """The scores as float32 ``[k]``, or a ValueError if they are not one for each of the ``k`` modules."""
+    if jnp.shape(scores) != shape[:1]:
+        raise ValueError(
+            f"{function} gave scores of shape {jnp.shape(scores)} for a stack of shape {shape}; it must give one score a"
+            f" module, shape {shape[:1]}."
+        )
+    return jnp.asarray(scores, jnp.float32)

@@ -113,7 +113,15 @@ def block_matrices(min_eigenvalues: int = 50, *, stacked: Collection[str] = ()) 
             raise ValueError(_cannot_guess(_name(path), shape))
         return MuonDimensionNumbers(1, 2) if stack_axes else True
 
-    return lambda params: jax.tree_util.tree_map_with_path(select, params)
+    def rule(params: PyTree) -> PyTree:
+        if jax.tree.structure(params).num_leaves == 1 and jnp.ndim(jax.tree.leaves(params)[0]) == 0:
+            raise ValueError(
+                f"block_matrices: called with a scalar, {params!r}, as a schedule would be. optax.inject_hyperparams takes"
+                " every callable for one: pass it static_args=('metric', 'assign', 'modules', 'mask')."
+            )
+        return jax.tree_util.tree_map_with_path(select, params)
+
+    return rule
 
 
 def resolve(

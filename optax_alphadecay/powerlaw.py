@@ -150,7 +150,7 @@ def _kolmogorov_smirnov(log_spectrum: jax.Array, cutoff: jax.Array, alpha: jax.A
 
 def _density_peak(eigenvalues: jax.Array) -> jax.Array:
     """Left edge of the fullest of 100 bins in ``log10(lambda)``, as an eigenvalue, ``[..., N] -> [...]``."""
-    positive = eigenvalues > NOISE_FLOOR * eigenvalues[..., -1:]
+    positive = eigenvalues > 0
     logs = jnp.log10(jnp.where(positive, eigenvalues, 1.0))
     low = jnp.min(logs, axis=-1, keepdims=True, where=positive, initial=jnp.inf)
     high = jnp.max(logs, axis=-1, keepdims=True, where=positive, initial=-jnp.inf)

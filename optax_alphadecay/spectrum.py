@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar, get_args
@@ -77,31 +78,29 @@ def _by_reduction(stacks: list[jax.Array]) -> list[jax.Array]:
     """Reduces one matrix after the other, then bisects for the eigenvalues of all of one size together."""
 
     def reduce(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        gram, scale = _gram_of_smaller_side(matrix)
-        _, diagonal, off_diagonal, _ = jax.lax.linalg.tridiagonal(gram, lower=True)
+        matrix, scale = _scaled(matrix)
+        _, diagonal, off_diagonal, _ = jax.lax.linalg.tridiagonal(_lower_gram(matrix), lower=True)
         return diagonal, off_diagonal, scale
 
+    reduced = _stream(reduce, stacks)
     of_size = defaultdict(list)
-    for position, stack in enumerate(stacks):
-        of_size[min(stack.shape[1:])].append(position)
-
-    values: list[jax.Array] = [jnp.empty(0)] * len(stacks)
+    for position, (diagonals, _, _) in enumerate(reduced):
+        of_size[diagonals.shape[-1]].append(position)
+    values: dict[int, jax.Array] = {}
     for positions in of_size.values():
-        reduced = [_stream(reduce, stacks[position]) for position in positions]
-        diagonals, off_diagonals, scales = jax.tree.map(lambda *parts: jnp.concatenate(parts), *reduced)
+        parts = [reduced[position] for position in positions]
+        diagonals, off_diagonals, scales = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         found = _unscale(bisect(diagonals, off_diagonals), scales[:, None])
-        parts = jnp.split(found, np.cumsum([stacks[position].shape[0] for position in positions])[:-1])
-        for position, part in zip(positions, parts, strict=True):
-            values[position] = part
-    return values
+        values |= zip(positions, _split(found, [len(part[2]) for part in parts]), strict=True)
+    return [values[position] for position in range(len(stacks))]
 
 
 def _by_eigvalsh(stacks: list[jax.Array]) -> list[jax.Array]:
     def solve(matrix: jax.Array) -> jax.Array:
-        gram, scale = _gram_of_smaller_side(matrix)
-        return _unscale(jnp.linalg.eigvalsh(gram), scale)
+        matrix, scale = _scaled(matrix)
+        return _unscale(jnp.linalg.eigvalsh(_product(matrix, matrix)), scale)
 
-    return [_stream(solve, stack) for stack in stacks]
+    return _stream(solve, stacks)
 
 
 def _by_svd(stacks: list[jax.Array]) -> list[jax.Array]:
@@ -110,7 +109,7 @@ def _by_svd(stacks: list[jax.Array]) -> list[jax.Array]:
         values = jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False)[::-1] ** 2
         return jnp.where(jnp.isfinite(matrix).all(), values, jnp.nan)
 
-    return [_stream(solve, stack) for stack in stacks]
+    return _stream(solve, stacks)
 
 
 def _by_platform(stacks: list[jax.Array]) -> list[jax.Array]:
@@ -128,28 +127,63 @@ _SOLVERS: dict[Solver, Callable[[list[jax.Array]], list[jax.Array]]] = {
 }
 
 
-def _gram_of_smaller_side(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gram matrix ``[N, N]`` of ``matrix / scale``, and the scale: the power of two just above its largest entry.
+def _scaled(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The matrix in float32, smaller side first, over a power of two that brings its largest entry near 1.
 
-    Without the scale, squares of very small or large weights would leave the range of float32.
+    Without the scale, the squares in the Gram matrix would leave the range of float32 before the eigenvalues do.
     """
+    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     matrix = matrix.astype(jnp.float32)
     _, exponent = jnp.frexp(jnp.abs(matrix).max())
     exponent = jnp.clip(exponent, -126, 126)
-    matrix = matrix * jnp.ldexp(jnp.float32(1), -exponent)
-    axis = 1 if matrix.shape[0] <= matrix.shape[1] else 0
-    # Accelerators round float32 products to bfloat16-like precision unless asked not to.
-    gram = jax.lax.dot_general(matrix, matrix, (((axis,), (axis,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
-    return gram, jnp.ldexp(jnp.float32(1), exponent)
+    return matrix * jnp.ldexp(jnp.float32(1), -exponent), jnp.ldexp(jnp.float32(1), exponent)
 
 
 def _unscale(values: jax.Array, scale: jax.Array) -> jax.Array:
     return values * scale * scale
 
 
-def _stream(function: Callable[[jax.Array], T], stack: jax.Array) -> T:
-    """``vmap`` that keeps the intermediates of one element in memory at a time."""
-    if stack.shape[0] == 1:
-        return jax.tree.map(lambda x: x[None], function(stack[0]))
-    result: T = jax.lax.map(function, stack)
-    return result
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """``left @ right.T``; accelerators round float32 products to bfloat16-like precision unless asked not to."""
+    return jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+
+
+def _lower_gram(matrix: jax.Array) -> jax.Array:
+    """Lower triangle of ``W @ W.T``, in four blocks of rows that each stop at the diagonal: 5/8 of the work."""
+    n = matrix.shape[0]
+    bounds = [round(n * block / 4) for block in range(5)]
+    rows = [
+        jnp.pad(_product(matrix[start:stop], matrix[:stop]), ((0, 0), (0, n - stop)))
+        for start, stop in itertools.pairwise(bounds)
+    ]
+    return jnp.concatenate(rows)
+
+
+def _stream(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> list[T]:
+    """``function`` of every matrix of every stack, with the intermediates of one matrix in memory at a time.
+
+    One loop for each shape: separate leaves are picked inside it, since without a loop nothing keeps the compiler from
+    having the Gram matrices of all of them alive at once.
+    """
+    of_shape = defaultdict(list)
+    for position, stack in enumerate(stacks):
+        of_shape[stack.shape[1:], stack.dtype].append(position)
+    results: dict[int, T] = {}
+    for positions in of_shape.values():
+        sizes = [len(stacks[position]) for position in positions]
+        pick = [functools.partial(_matrix_at, stacks[position]) for position in positions]
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        within = np.concatenate([np.arange(size) for size in sizes])
+        together = jax.lax.map(lambda at, pick=pick: function(jax.lax.switch(at[0], pick, at[1])), (owner, within))
+        leaves, structure = jax.tree.flatten(together)
+        parts = zip(*(_split(leaf, sizes) for leaf in leaves), strict=True)
+        results |= zip(positions, (jax.tree.unflatten(structure, part) for part in parts), strict=True)
+    return [results[position] for position in range(len(stacks))]
+
+
+def _matrix_at(stack: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stack, index, keepdims=False)
+
+
+def _split(array: jax.Array, sizes: list[int]) -> list[jax.Array]:
+    return jnp.split(array, np.cumsum(sizes)[:-1])

@@ -1,7 +1,9 @@
 """The transformation: when scores are refreshed, what the state keeps, and how decay is applied."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,7 +48,8 @@ def alphadecay(
     Before :func:`optax.adam` in a chain the decay is coupled, as the paper's Adam runs; between
     :func:`optax.scale_by_adam` and the learning rate it is decoupled, as :func:`optax_alphadecay.adamw`.
 
-    A module whose score is not finite keeps its last good ratio (1 before there is one) and moves no other module's.
+    A module whose score is not finite keeps its last good ratio (1 before there is one). It moves no other module's:
+    the others are shared out with its last good score, or as if it were not there if it never had one.
 
     Args:
       weight_decay: base decay rate, a scalar or an optax schedule of the number of updates so far. The ratios stay
@@ -101,6 +104,20 @@ def alphadecay(
             rejected=jnp.zeros((), jnp.int32),
         )
 
+    # Jitted apart from the update, so that an update outside of jit does not compile it anew.
+    @functools.partial(jax.jit, static_argnames="stacks")
+    def refresh(
+        due: jax.Array,
+        stacks: tuple[ModuleStack, ...],
+        weights: list[jax.Array],
+        gradients: list[jax.Array],
+        scores: jax.Array,
+    ) -> jax.Array:
+        def measure_all() -> jax.Array:
+            return measure(metric, _as_matrices(stacks, weights), _as_matrices(stacks, gradients))
+
+        return jax.lax.cond(due, measure_all, lambda: scores)
+
     def update(
         updates: optax.Updates, state: AlphaDecayState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AlphaDecayState]:
@@ -109,13 +126,12 @@ def alphadecay(
         names = modules_lib.names(stacks)
         _check_modules(stacks, names, state, gradients)
 
-        def refresh() -> jax.Array:
-            return measure(metric, _matrices(stacks, param_leaves), _matrices(stacks, gradients))
-
         due = (state.count == 0) | ((state.count + 1) % refresh_every == 0)
-        measured = jax.lax.cond(due, refresh, lambda: state.scores)
+        measured = refresh(due, stacks, _of_modules(stacks, param_leaves), _of_modules(stacks, gradients), state.scores)
         good = jnp.isfinite(measured)
-        assigned = assign_by_name(assign, jnp.where(good, measured, jnp.nan), names).astype(jnp.float32)
+        # A module that breaks counts with its last good score, so that it moves no other; NaN if it never had one.
+        last_good = jnp.where(state.scores == 0, jnp.nan, state.scores)
+        assigned = assign_by_name(assign, jnp.where(good, measured, last_good), names).astype(jnp.float32)
         accepted = good & jnp.isfinite(assigned)
         ratios = jnp.where(due & accepted, assigned, state.ratios)
 
@@ -188,8 +204,12 @@ def flatten_together(
     return [param for _, param in with_path], update_leaves, gradients, structure
 
 
-def _matrices(stacks: tuple[ModuleStack, ...], leaves: list[Any]) -> list[jax.Array]:
-    return [stack.as_matrices(jnp.asarray(leaves[stack.leaf])) for stack in stacks]
+def _of_modules(stacks: tuple[ModuleStack, ...], leaves: list[Any]) -> list[jax.Array]:
+    return [leaves[stack.leaf] for stack in stacks]
+
+
+def _as_matrices(stacks: tuple[ModuleStack, ...], leaves: list[jax.Array]) -> list[jax.Array]:
+    return [stack.as_matrices(leaf) for stack, leaf in zip(stacks, leaves, strict=True)]
 
 
 def _check_modules(
@@ -210,13 +230,13 @@ def _check_modules(
 
 def check_nonnegative(name: str, argument: str, value: Any) -> None:
     """Raises a ValueError if ``value`` is a number, not an array or a schedule, and negative or not finite."""
-    if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
+    if isinstance(value, numbers.Real) and not 0 <= float(value) < math.inf:
         raise ValueError(f"{name}: {argument} must be finite and at least 0, got {value!r}.")
 
 
 def check_positive(name: str, argument: str, value: Any) -> None:
     """Raises a ValueError if ``value`` is a number, not an array or a schedule, and not both finite and positive."""
-    if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+    if isinstance(value, numbers.Real) and not 0 < float(value) < math.inf:
         raise ValueError(f"{name}: {argument} must be finite and positive, got {value!r}.")
 
 
@@ -224,5 +244,5 @@ def _check_refresh_every(refresh_every: Any) -> None:
     # inject_hyperparams passes an array, whose value is not known here.
     if isinstance(refresh_every, jax.Array) and jnp.issubdtype(refresh_every.dtype, jnp.integer):
         return
-    if isinstance(refresh_every, bool) or not isinstance(refresh_every, int) or refresh_every < 1:
+    if isinstance(refresh_every, bool) or not isinstance(refresh_every, numbers.Integral) or refresh_every < 1:
         raise ValueError(f"alphadecay: refresh_every must be an integer of at least 1, got {refresh_every!r}.")

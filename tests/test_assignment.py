@@ -60,6 +60,11 @@ def test_sigmoid_keeps_to_the_block() -> None:
         ("model.layers.2.self_attn.q_proj.weight", ("model", "layers", "2")),
         ("layers/mlp/up/kernel/7", ("layers", "7")),
         ("layers/attention/query/kernel/7", ("layers", "7")),
+        ("layers/mlp/w2/7", ("layers", "7")),
+        ("layers/conv1/kernel/7", ("layers", "7")),
+        ("params/encoder/mlp/up/kernel/7", ("params", "encoder", "7")),
+        ("params/decoder/mlp/up/kernel/7", ("params", "decoder", "7")),
+        ("layers/3/qkv/1", ("layers", "3")),
         ("attention/kernel", ()),
     ],
 )

@@ -54,6 +54,11 @@ def test_fits_and_solvers_are_passed_on() -> None:
     np.testing.assert_allclose(scores, VALUES[:, 0], rtol=1e-5)
 
 
+def test_fits_must_give_one_alpha_a_module() -> None:
+    with pytest.raises(ValueError, match=r"one score a module, shape \(3,\)"):
+        measure(oad.pl_alpha_hill(lambda values: values.mean()), [jnp.asarray(WEIGHTS)], [jnp.asarray(GRADIENTS)])
+
+
 SPECTRAL: list[Callable[..., oad.Metric]] = [
     oad.pl_alpha_hill,
     oad.alpha_hat,

@@ -7,6 +7,8 @@ import pathlib
 import re
 import textwrap
 
+from experiments.config import from_command_line
+
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
@@ -24,6 +26,23 @@ def test_code_runs_and_prints_what_it_says() -> None:
     for shown in blocks("text"):
         assert shown.strip() in printed.getvalue()
     assert "['layers/up/0', 'layers/up/1']" in printed.getvalue()
+
+
+def test_shell_commands_exist() -> None:
+    commands = [line.partition("#")[0].split() for block in blocks("bash") for line in block.splitlines()]
+    assert len(commands) >= 4
+    for command in commands:
+        match command:
+            case ["make", target]:
+                assert re.search(rf"^{target}:", (README.parent / "Makefile").read_text(), re.MULTILINE)
+            case [".venv/bin/python", "-m", "experiments.train", *arguments]:
+                assert from_command_line(arguments).model.hidden_size == 512
+            case _:
+                assert command == ["pip", "install", "."]
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "PLACEHOLDER" not in README.read_text()
 
 
 def test_every_python_block_is_found() -> None:

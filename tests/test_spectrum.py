@@ -38,6 +38,15 @@ def test_svd_keeps_small_eigenvalues() -> None:
     assert error["svd"] < 1e-2 < error["tridiagonal"]
 
 
+def test_separate_leaves_are_streamed() -> None:
+    """Sixteen Gram matrices of separate leaves take no more memory than a few."""
+    leaves = [jax.ShapeDtypeStruct((1, 128, 128), jnp.float32)] * 16
+    one = 128 * 128 * 4
+    for solver in ("tridiagonal", "eigvalsh"):
+        compiled = eigenvalues_of_stacks.lower(leaves, solver).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 8 * one
+
+
 def test_stacks_of_one_size_are_solved_together_and_returned_in_order() -> None:
     rng = np.random.default_rng(1)
     stacks = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(2, 8, 5), (1, 5, 9), (3, 4, 4), (1, 6, 5)]]

@@ -78,11 +78,32 @@ def test_broken_module_keeps_its_last_good_ratio_and_score() -> None:
     _, state = optimizer.update(params, good, broken)
     assert int(state.rejected) == 1
     assert state.ratios[0] == good.ratios[0] and state.scores[0] == good.scores[0]
-    # The others are shared out as if it were not there.
-    alone = oad.linear()(good.scores[1:])
-    np.testing.assert_allclose(state.ratios[1:], alone, rtol=1e-6)
+    # It counts with its last good score, and so moves no other.
+    np.testing.assert_array_equal(state.ratios, good.ratios)
     _, healed = optimizer.update(params, state, params)
     np.testing.assert_array_equal(healed.ratios, good.ratios)
+
+
+def test_module_that_never_was_good_is_left_out() -> None:
+    params = random_tree(0) | {"a": jnp.full(SHAPES["a"], jnp.nan)}
+    optimizer = transform()
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    assert state.ratios[0] == 1 and state.scores[0] == 0
+    np.testing.assert_allclose(state.ratios[1:], oad.linear()(state.scores[1:]), rtol=1e-6)
+
+
+def test_updates_outside_of_jit_compile_the_refresh_once() -> None:
+    calls = []
+
+    def counting(weights: jax.Array, gradients: jax.Array) -> jax.Array:
+        calls.append(weights.shape)
+        return mean_square(weights, gradients)
+
+    params, optimizer = random_tree(0), transform(metric=counting)
+    state = optimizer.init(params)
+    for _ in range(5):
+        _, state = optimizer.update(params, state, params)
+    assert calls == [(1, 4, 6), (3, 2, 5)]
 
 
 def test_ratio_that_is_not_finite_is_refused() -> None:
@@ -128,6 +149,8 @@ def test_mask_leaves_neither_decay_nor_score() -> None:
         ({"refresh_every": 0}, r"refresh_every .* got 0"),
         ({"refresh_every": 2.5}, "2.5"),
         ({"refresh_every": True}, "True"),
+        ({"refresh_every": np.int64(0)}, "0"),
+        ({"weight_decay": np.float32(-1)}, "-1"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
