@@ -13,8 +13,8 @@ import numpy as np
 Assignment = Callable[[jax.Array], jax.Array]
 """``scores[n] -> ratios[n]``: each module's decay as a multiple of the base rate.
 
-The scores of modules that never had a good one are NaN: an assignment leaves them out of whatever it computes over all modules
-(``jnp.nanmin`` and its kin), so that one broken module moves no other. Any such function is an assignment.
+The scores of modules that never had a good one are NaN: an assignment leaves them out of whatever it computes over all
+modules (``jnp.nanmin`` and its kin), so that a broken module moves no other. Any such function is an assignment.
 """
 
 

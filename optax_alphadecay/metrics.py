@@ -176,7 +176,7 @@ def _one_score_a_module(function: object, scores: jax.typing.ArrayLike, shape: t
     """The scores as float32 ``[k]``, or a ValueError if they are not one for each of the ``k`` modules."""
     if jnp.shape(scores) != shape[:1]:
         raise ValueError(
-            f"{function} gave scores of shape {jnp.shape(scores)} for a stack of shape {shape}; it must give one score a"
-            f" module, shape {shape[:1]}."
+            f"{function} gave scores of shape {jnp.shape(scores)} for a stack of shape {shape}; it must give"
+            f" one score a module, shape {shape[:1]}."
         )
     return jnp.asarray(scores, jnp.float32)

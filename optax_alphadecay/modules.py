@@ -114,10 +114,10 @@ def block_matrices(min_eigenvalues: int = 50, *, stacked: Collection[str] = ()) 
         return MuonDimensionNumbers(1, 2) if stack_axes else True
 
     def rule(params: PyTree) -> PyTree:
-        if jax.tree.structure(params).num_leaves == 1 and jnp.ndim(jax.tree.leaves(params)[0]) == 0:
+        if len(leaves := jax.tree.leaves(params)) == 1 and leaves[0] is params and jnp.ndim(params) == 0:
             raise ValueError(
-                f"block_matrices: called with a scalar, {params!r}, as a schedule would be. optax.inject_hyperparams takes"
-                " every callable for one: pass it static_args=('metric', 'assign', 'modules', 'mask')."
+                f"block_matrices: called with a scalar, {params!r}, as a schedule would be. optax.inject_hyperparams"
+                " takes every callable for one: pass it static_args=('metric', 'assign', 'modules', 'mask')."
             )
         return jax.tree_util.tree_map_with_path(select, params)
 

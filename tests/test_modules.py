@@ -151,7 +151,7 @@ def test_bad_choices(choice: Any, message: str) -> None:
 def test_bad_masks_and_rule_arguments() -> None:
     with pytest.raises(ValueError, match="mask does not have the structure of params"):
         selected({"w": jnp.ones((2, 3))}, mask={"x": True})
-    with pytest.raises(ValueError, match="static_args=.*'modules'"):
+    with pytest.raises(ValueError, match=r"static_args=.*'modules'"):
         optax.inject_hyperparams(oad.alphadecay)(0.1, modules=oad.block_matrices()).init({"w": jnp.ones((64, 64))})
     with pytest.raises(ValueError, match="got 0"):
         oad.block_matrices(0)
