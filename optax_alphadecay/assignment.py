@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import numbers
 import re
 from collections.abc import Callable, Hashable, Sequence
 
@@ -121,7 +122,7 @@ def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer
       >>> print(oad.sigmoid()(jnp.array([1.0, 1.0]), ["layers/0/q", "layers/0/k"]))
       [1. 1.]
     """
-    if not (math.isfinite(a) and a > 0):
+    if isinstance(a, numbers.Real) and not 0 < float(a) < math.inf:
         raise ValueError(f"sigmoid: the steepness a must be positive and finite, got {a!r}.")
     return _BlockSigmoid(a, block_of)
 

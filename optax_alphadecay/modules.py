@@ -105,6 +105,8 @@ def block_matrices(min_eigenvalues: int = 50, *, stacked: Collection[str] = ()) 
             return False
         if any(_NOT_A_BLOCK_MATRIX.fullmatch(component.lower()) for component in components):
             return False
+        if components and components[-1] == "b":  # Haiku's biases
+            return False
         stack_axes = 1 if any(component in stacked for component in components) else 0
         matrix_shape = shape[stack_axes:]
         if _most_eigenvalues(matrix_shape) < min_eigenvalues:
@@ -174,7 +176,10 @@ def slices(stacks: tuple[ModuleStack, ...]) -> Iterator[tuple[ModuleStack, slice
 
 def _per_leaf(argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: PyTree) -> list[Any]:
     """Broadcasts a tree of choices, or the one a callable gives, to the leaves of ``params``."""
-    tree = tree(params) if callable(tree) else tree
+    if not jax.tree.leaves(params):  # as optax.tree.map_params asks, with a placeholder
+        return []
+    # An Equinox model is both callable and a tree; functions are leaves.
+    tree = tree(params) if callable(tree) and jax.tree_util.all_leaves([tree]) else tree
     per_leaf: list[Any] = []
     try:
         jax.tree.map(
