@@ -55,15 +55,13 @@ def alphadecay(
       weight_decay: base decay rate, a scalar or an optax schedule of the number of updates so far. The ratios stay
         between refreshes; a schedule moves at every update.
       refresh_every: updates from one refresh to the next, at least 1.
-      metric: measures the modules, ``(weights[k, m, n], gradients[k, m, n]) -> scores[k]``; :func:`pl_alpha_hill` if
-      None.
-        Gradients are the updates that reach this transformation, unless ``update`` is given
-        the extra argument ``gradients``, which a chain passes on.
+      metric: measures the modules, ``(weights[k, m, n], gradients[k, m, n]) -> scores[k]``; :func:`pl_alpha_hill`
+        if None. Gradients are the updates that reach this transformation, unless ``update`` is given the extra
+        argument ``gradients``, which a chain passes on.
       assign: shares out the decay, ``scores[n] -> ratios[n]``; :func:`linear` if None.
-      modules: which leaves are modules. A tree like params, a prefix of one, or a function of params that gives it,
-      with
-        leaves True (a matrix), False or :class:`optax.contrib.MuonDimensionNumbers` (any rank; axes it does not name
-        are stacked modules). None: :func:`block_matrices`.
+      modules: which leaves are modules. A tree like params, a prefix of one, or a function of params that gives it;
+        its leaves are True (a matrix), False or :class:`optax.contrib.MuonDimensionNumbers` (any rank; axes it does
+        not name are stacked modules). None: :func:`block_matrices`.
       mask: which leaves are decayed at all, as in :func:`optax.add_decayed_weights`; None: all of them.
 
     Returns:
