@@ -143,7 +143,9 @@ class _BlockSigmoid:
             members = jax.ops.segment_sum(finite.astype(scores.dtype), block, len(number_of))
             return (sums / jnp.maximum(members, 1))[block]
 
-        centred = scores - block_mean(scores)
+        # Measured from the block's lowest, so that the mean of equal scores is theirs to the last digit.
+        lowest = jax.ops.segment_min(jnp.where(finite, scores, jnp.inf), block, len(number_of))[block]
+        centred = (scores - lowest) - block_mean(scores - lowest)
         z = centred / (jnp.sqrt(block_mean(centred**2)) + 1e-8)
         return 2 * jax.nn.sigmoid(self.a * z)
 

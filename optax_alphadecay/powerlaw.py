@@ -12,6 +12,9 @@ Fit = Callable[[jax.Array], jax.Array]
 # A float32 Gram matrix carries round-off of up to 4 epsilons of its largest eigenvalue (measured up to N = 2048 on
 # matrices of known rank). What lies below twice that is noise, and no tail begins there.
 NOISE_FLOOR = 8 * float(jnp.finfo(jnp.float32).eps)
+# Eigenvalues of an orthogonal matrix are all 1 but for the rounding of its entries, which adds up to far more than the
+# Gram matrix's own round-off. A spectrum that spreads less than the root of epsilon is taken for constant.
+_CONSTANT = float(jnp.finfo(jnp.float32).eps) ** 0.5
 _BINS = 100
 
 
@@ -109,13 +112,13 @@ def _hill(log_spectrum: jax.Array) -> jax.Array:
 def _may_begin_tail(eigenvalues: jax.Array) -> jax.Array:
     """Which eigenvalues stand above the round-off of the largest and apart from it, ``[..., N]`` bool.
 
-    Of equal eigenvalues a solver makes ones that differ by round-off, and a Hill estimate out of that is huge but
-    finite. Hence "apart": by more than the noise.
+    Equal eigenvalues come out of a solver as ones that differ by round-off, and a Hill estimate out of that is huge but
+    finite. Hence "apart".
     """
     largest = eigenvalues[..., -1:]
     finite = jnp.isfinite(eigenvalues).all(axis=-1, keepdims=True)
-    noise = NOISE_FLOOR * largest
-    return finite & (eigenvalues > noise) & (largest - eigenvalues > noise)
+    above_noise = eigenvalues > NOISE_FLOOR * largest
+    return finite & above_noise & (largest - eigenvalues > _CONSTANT * largest)
 
 
 @jax.jit

@@ -198,8 +198,25 @@ def flatten_together(
         return leaves
 
     update_leaves = matching("updates", updates)
-    gradients = matching("gradients", extra_args["gradients"]) if "gradients" in extra_args else update_leaves
+    gradients = update_leaves
+    if "gradients" in extra_args:
+        gradients = matching("gradients", _masked_like(params, extra_args["gradients"]))
     return [param for _, param in with_path], update_leaves, gradients, structure
+
+
+def _masked_like(params: optax.Params, gradients: optax.Updates) -> optax.Updates:
+    """Gradients masked where ``params`` are: ``optax.masked`` masks updates and params, but no extra arguments."""
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_masked)
+    try:
+        of_leaves = structure.flatten_up_to(gradients)
+    except ValueError:
+        return gradients  # the caller says what does not fit
+    pairs = zip(leaves, of_leaves, strict=True)
+    return jax.tree.unflatten(structure, [leaf if is_masked(leaf) else gradient for leaf, gradient in pairs])
 
 
 def _of_modules(stacks: tuple[ModuleStack, ...], leaves: list[Any]) -> list[jax.Array]:

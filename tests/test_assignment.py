@@ -35,7 +35,8 @@ class TestBuiltIn:
         assert np.isnan(ratios[[1, 4]]).all()
 
     def test_equal_scores_change_nothing(self, assign: oad.Assignment, expected: np.ndarray) -> None:
-        np.testing.assert_allclose(assign(jnp.full(5, 1.7)), 1, rtol=1e-6)
+        for n, score in ((5, 1.7), (11, 2.3), (7, 3.7)):
+            np.testing.assert_allclose(assign(jnp.full(n, score)), 1, rtol=1e-6)
         np.testing.assert_allclose(assign(jnp.array([1.7])), 1, rtol=1e-6)
         np.testing.assert_allclose(assign(jnp.array([jnp.nan, 1.7])), [np.nan, 1], rtol=1e-6)
         assert np.isnan(assign(jnp.full(3, jnp.nan))).all()

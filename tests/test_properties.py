@@ -41,12 +41,13 @@ def broken_matrix(kind: str) -> np.ndarray:
         "zero": np.zeros(SHAPE),
         "constant": np.full(SHAPE, 0.7),
         "scaled identity": 3.0 * np.eye(*SHAPE),
+        "orthogonal": np.linalg.qr(healthy.T.astype(np.float64))[0].T,
         "rank one": np.outer(healthy[:, 0], healthy[0]),
         "rank five": healthy[:, :5] @ healthy[:5],
     }[kind].astype(np.float32)
 
 
-BROKEN = ("nan", "inf", "-inf", "zero", "constant", "scaled identity", "rank one", "rank five")
+BROKEN = ("nan", "inf", "-inf", "zero", "constant", "scaled identity", "orthogonal", "rank one", "rank five")
 
 
 @functools.cache

@@ -122,6 +122,16 @@ def test_gradients_can_be_given_apart_from_the_updates() -> None:
     np.testing.assert_allclose(state.scores, expected, rtol=1e-6)
 
 
+def test_gradients_reach_a_masked_transformation() -> None:
+    params, gradients = random_tree(0), random_tree(1)
+    mask = {"a": True, "b": True, "c": False}
+    masked = optax.masked(transform(metric=oad.grad_norm()), mask)
+    optimizer = oad.with_gradients(optax.chain(optax.scale_by_adam(), masked))
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    scores = optax.tree.get(state, "scores")
+    np.testing.assert_allclose(scores[0], np.linalg.norm(gradients["a"]), rtol=1e-6)
+
+
 def test_no_modules_is_uniform_decay() -> None:
     params, gradients = random_tree(0), random_tree(1)
     optimizer = transform(modules=jax.tree.map(lambda _: False, SHAPES, is_leaf=lambda x: isinstance(x, tuple)))
