@@ -210,6 +210,8 @@ def _masked_like(params: optax.Params, gradients: optax.Updates) -> optax.Update
     def is_masked(node: Any) -> bool:
         return isinstance(node, optax.MaskedNode)
 
+    leaves: list[Any]
+    structure: Any
     leaves, structure = jax.tree.flatten(params, is_leaf=is_masked)
     try:
         of_leaves = structure.flatten_up_to(gradients)
