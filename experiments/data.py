@@ -120,7 +120,8 @@ def open_split(config: DataConfig, split: str) -> Any:
     )
     try:
         source = tfds.data_source(config.name, data_dir=directory, split=split, download=False)
-    except (ValueError, NotImplementedError, OSError) as error:  # TFDS says "Dataset c4 not found", or worse
+    # For data that is not there, TFDS raises any of these by the data set's name: not found, or format not supported.
+    except (ValueError, NotImplementedError, OSError) as error:
         raise FileNotFoundError(
             f"no {split} split of {config.name}, as array_record, in {directory}: {advice}"
         ) from error
