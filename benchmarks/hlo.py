@@ -1,17 +1,22 @@
-"""Reads compiled programs: which of their instructions run each time, and which only in a conditional's branch."""
+"""Reads compiled programs: which instructions run each time, which in branches or loops, and how many bytes move."""
 # SPDX-License-Identifier: Apache-2.0
 
 import collections
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = .*?\s(?P<opcode>[a-z][a-z0-9\-]*)\(")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?P<result>.*?)\s(?P<opcode>[a-z][a-z0-9\-]*)\(")
 _CALLS = re.compile(
     r"\b(?:calls|to_apply|condition|body|(?:true|false|branch|called)_computations?)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
 )
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+COLLECTIVES = {"all-gather", "all-reduce", "all-to-all", "collective-permute", "ragged-all-to-all", "reduce-scatter"}
+"""Opcodes that move data between devices; the asynchronous ones are listed by these names too."""
 _HEAVY = {"while", "dot", "convolution", "sort", "fft", "triangular-solve", "cholesky"}
 
 
@@ -24,6 +29,10 @@ class Instruction(NamedTuple):
     """The library function of a custom call; else empty."""
     calls: tuple[str, ...]
     """Names of the computations it runs: bodies, branches, fusions."""
+    trips: int
+    """How often a loop runs its body, where the compiler knows; else 1."""
+    num_bytes: int
+    """Size of the result."""
 
 
 def run_each_time(hlo: str) -> list[Instruction]:
@@ -41,18 +50,67 @@ def run_each_time(hlo: str) -> list[Instruction]:
     computations, entry = _parse(hlo)
     if entry is None:
         raise ValueError("hlo has no ENTRY computation; pass compiled.as_text().")
-    reached, todo = {entry}, [entry]
+    return _reached(computations, [entry], enter=lambda instruction: instruction.opcode != "conditional")
+
+
+def in_branches(hlo: str) -> list[Instruction]:
+    """Lists what runs in branches of conditionals, and in what they call; arguments as in `run_each_time`."""
+    computations, _ = _parse(hlo)
+    branches = {
+        name for each in computations.values() for one in each if one.opcode == "conditional" for name in one.calls
+    }
+    return _reached(computations, branches)
+
+
+def in_loops(hlo: str) -> list[Instruction]:
+    """Lists what runs in the bodies of loops, and in what they call; arguments as in `run_each_time`."""
+    computations, _ = _parse(hlo)
+    bodies = {name for each in computations.values() for one in each if one.opcode == "while" for name in one.calls}
+    return _reached(computations, bodies)
+
+
+def trips(hlo: str, wanted: Callable[[Instruction], bool]) -> list[int]:
+    """Counts how often instructions run in one run of the program, if all its branches are taken.
+
+    Args:
+        hlo: As in `run_each_time`.
+        wanted: Which instructions to count.
+
+    Returns:
+        The product of the trip counts of the loops around it, for every instruction wanted.
+    """
+    computations, entry = _parse(hlo)
+    found: list[int] = []
+
+    def visit(name: str, times: int) -> None:
+        for instruction in computations[name]:
+            found.extend([times] if wanted(instruction) else [])
+            for called in instruction.calls:
+                visit(called, times * instruction.trips)
+
+    if entry is not None:
+        visit(entry, 1)
+    return found
+
+
+def _reached(
+    computations: dict[str, list[Instruction]],
+    start: Iterable[str],
+    enter: Callable[[Instruction], bool] = lambda instruction: True,
+) -> list[Instruction]:
+    """Instructions of the computations to start from and of those that they call."""
+    reached = set(start)
+    todo = list(reached)
     found = []
     while todo:
         instructions = computations[todo.pop()]
         found += instructions
-        for instruction in instructions:
-            if instruction.opcode != "conditional":
-                new = set(instruction.calls) - reached
-                if missing := new - computations.keys():
-                    raise ValueError(f"hlo calls {sorted(missing)} but does not hold them; pass all of the module.")
-                reached |= new
-                todo += new
+        for instruction in filter(enter, instructions):
+            new = set(instruction.calls) - reached
+            if missing := new - computations.keys():
+                raise ValueError(f"hlo calls {sorted(missing)} but does not hold them; pass all of the module.")
+            reached |= new
+            todo += new
     return found
 
 
@@ -84,5 +142,23 @@ def _parse(hlo: str) -> tuple[dict[str, list[Instruction]], str | None]:
             target = _TARGET.search(line)
             called = ",".join(a or b for a, b in _CALLS.findall(line))
             calls = tuple(name.strip().removeprefix("%") for name in called.split(",") if name.strip())
-            inside.append(Instruction(instruction["opcode"], target[1] if target else "", calls))
+            times = _TRIPS.search(line)
+            inside.append(
+                Instruction(
+                    instruction["opcode"].removesuffix("-start"),
+                    target[1] if target else "",
+                    calls,
+                    int(times[1]) if times else 1,
+                    _num_bytes(instruction["result"]),
+                )
+            )
     return computations, entry
+
+
+def _num_bytes(result: str) -> int:
+    """Size of an array or of a tuple of them, from its type."""
+    bits = sum(
+        int(width or 8) * math.prod(int(size) for size in sizes.split(",") if size)
+        for _, width, sizes in _ARRAY.findall(result)
+    )
+    return bits // 8

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from optax_alphadecay.assignment import Assignment
+from optax_alphadecay.distribution import AnyMesh
 from optax_alphadecay.metrics import Metric
 from optax_alphadecay.modules import ModuleRule
 from optax_alphadecay.transform import Mask, ScalarOrSchedule, alphadecay
@@ -24,6 +25,7 @@ def adam(
     assign: Assignment | None = None,
     modules: ModuleRule = None,
     mask: Mask = None,
+    mesh: AnyMesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with AlphaDecay in the gradient (coupled decay), the paper's main setting.
 
@@ -40,6 +42,7 @@ def adam(
       assign: see :func:`alphadecay`.
       modules: see :func:`alphadecay`.
       mask: see :func:`alphadecay`.
+      mesh: see :func:`alphadecay`.
 
     Returns:
       An optimizer.
@@ -54,7 +57,13 @@ def adam(
       >>> state = optimizer.init({"w": jnp.ones((64, 64))})
     """
     decay = alphadecay(
-        weight_decay, refresh_every=refresh_every, metric=metric, assign=assign, modules=modules, mask=mask
+        weight_decay,
+        refresh_every=refresh_every,
+        metric=metric,
+        assign=assign,
+        modules=modules,
+        mask=mask,
+        mesh=mesh,
     )
     return optax.chain(decay, optax.adam(learning_rate, b1, b2, eps))
 
@@ -71,6 +80,7 @@ def adamw(
     assign: Assignment | None = None,
     modules: ModuleRule = None,
     mask: Mask = None,
+    mesh: AnyMesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with AlphaDecay: decay applied to the weights, past the moments.
 
@@ -88,6 +98,7 @@ def adamw(
       assign: see :func:`alphadecay`.
       modules: see :func:`alphadecay`.
       mask: see :func:`alphadecay`.
+      mesh: see :func:`alphadecay`.
 
     Returns:
       An optimizer.
@@ -102,7 +113,13 @@ def adamw(
       >>> state = optimizer.init({"w": jnp.ones((64, 64))})
     """
     decay = alphadecay(
-        weight_decay, refresh_every=refresh_every, metric=metric, assign=assign, modules=modules, mask=mask
+        weight_decay,
+        refresh_every=refresh_every,
+        metric=metric,
+        assign=assign,
+        modules=modules,
+        mask=mask,
+        mesh=mesh,
     )
     return with_gradients(
         optax.chain(optax.scale_by_adam(b1, b2, eps), decay, optax.scale_by_learning_rate(learning_rate))

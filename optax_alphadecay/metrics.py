@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_alphadecay import powerlaw
+from optax_alphadecay.distribution import AnyMesh, spread
 from optax_alphadecay.spectrum import Solver, check_solver, eigenvalues_of_stacks
 
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
@@ -112,7 +113,7 @@ def frobenius_norm() -> Metric:
     Returns:
       A metric with float32 scores.
     """
-    return lambda weights, gradients: _sum_of_squares(weights)
+    return _Norm(lambda weights, gradients: _sum_of_squares(weights))
 
 
 def grad_norm() -> Metric:
@@ -121,7 +122,7 @@ def grad_norm() -> Metric:
     Returns:
       A metric with float32 scores.
     """
-    return lambda weights, gradients: jnp.sqrt(_sum_of_squares(gradients))
+    return _Norm(lambda weights, gradients: jnp.sqrt(_sum_of_squares(gradients)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,24 +153,72 @@ class _Spectral:
         return jnp.concatenate([scores[position] for position in range(len(stacks))])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Norm:
+    """A metric that is a sum over entries. Devices that hold parts of a matrix sum those parts; nothing is moved."""
+
+    score: Metric
+
+    def __call__(self, weights: jax.Array, gradients: jax.Array) -> jax.Array:
+        return self.score(weights, gradients)
+
+
 def _sum_of_squares(matrices: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(matrices.astype(jnp.float32)), axis=(-2, -1))
 
 
-def measure(metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array]) -> jax.Array:
+def measure(
+    metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array], mesh: AnyMesh | None = None
+) -> jax.Array:
     """Scores of all modules, float32 ``[n_modules]``, from one stack ``[k, m, n]`` of weights and gradients each.
+
+    Args:
+      metric: measures one stack.
+      weights: one stack for each leaf.
+      gradients: the same.
+      mesh: devices to spread the modules over; None measures all of them here.
 
     Raises:
       ValueError: if the metric does not give one score for each module of a stack.
     """
     if not weights:
         return jnp.zeros((0,), jnp.float32)
+    if mesh is not None and not isinstance(metric, _Norm):
+        return _measure_spread(metric, weights, gradients, mesh)
     if isinstance(metric, _Spectral):
         return metric.of_stacks(weights)
-    scores = []
-    for stack, gradient in zip(weights, gradients, strict=True):
-        scores.append(_one_score_a_module(metric, metric(stack, gradient), stack.shape))
-    return jnp.concatenate(scores)
+    return jnp.concatenate([_score(metric, *stacks) for stacks in zip(weights, gradients, strict=True)])
+
+
+def _measure_spread(
+    metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array], mesh: AnyMesh
+) -> jax.Array:
+    """The same, on all devices of the mesh. Spectra know neither sides nor zeros, so those of one size go together."""
+    spectral = isinstance(metric, _Spectral)
+    classes = defaultdict(list)
+    for position, stack in enumerate(weights):
+        classes[min(stack.shape[1:]) if spectral else stack.shape[1:]].append(position)
+    looked_at = [[_smaller_side_first(stack) for stack in weights]] if spectral else [weights, gradients]
+    shares = [tuple([stacks[at] for at in positions] for stacks in looked_at) for positions in classes.values()]
+
+    def measure_share(share: list[tuple[jax.Array, ...]]) -> list[jax.Array]:
+        if isinstance(metric, _Spectral):
+            return [metric.of_stacks(stacks) for stacks in share]
+        return [_score(metric, *stacks) for stacks in share]
+
+    scores: dict[int, jax.Array] = {}
+    for positions, together in zip(classes.values(), spread(measure_share, shares, mesh), strict=True):
+        ends = np.cumsum([len(weights[at]) for at in positions])[:-1]
+        scores |= zip(positions, jnp.split(together, ends), strict=True)
+    return jnp.concatenate([scores[position] for position in range(len(weights))])
+
+
+def _smaller_side_first(stack: jax.Array) -> jax.Array:
+    return stack if stack.shape[1] <= stack.shape[2] else stack.swapaxes(1, 2)
+
+
+def _score(metric: Metric, weights: jax.Array, gradients: jax.Array) -> jax.Array:
+    return _one_score_a_module(metric, metric(weights, gradients), weights.shape)
 
 
 def _one_score_a_module(function: object, scores: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.Array:

@@ -13,6 +13,7 @@ import optax
 
 from optax_alphadecay import modules as modules_lib
 from optax_alphadecay.assignment import Assignment, assign_by_name, linear
+from optax_alphadecay.distribution import AnyMesh, left_to_compiler, mesh_of, vary, varying
 from optax_alphadecay.metrics import Metric, measure, pl_alpha_hill
 from optax_alphadecay.modules import ModuleRule, ModuleStack, PyTree
 
@@ -37,6 +38,7 @@ def alphadecay(
     assign: Assignment | None = None,
     modules: ModuleRule = None,
     mask: Mask = None,
+    mesh: AnyMesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds weight decay, to every module in its own measure: more where the spectrum is light-tailed, less where heavy.
 
@@ -63,6 +65,8 @@ def alphadecay(
         its leaves are True (a matrix), False or :class:`optax.contrib.MuonDimensionNumbers` (any rank; axes it does
         not name are stacked modules). None: :func:`block_matrices`.
       mask: which leaves are decayed at all, as in :func:`optax.add_decayed_weights`; None: all of them.
+      mesh: devices to spread a refresh over, each measuring its share of the modules. None: the mesh that the params
+        live on, which their types tell under ``jax.jit`` too, or else the ambient one, if any.
 
     Returns:
       A transformation with state :class:`AlphaDecayState`. Updates keep their dtype.
@@ -103,18 +107,21 @@ def alphadecay(
         )
 
     # Jitted apart from the update, so that an update outside of jit does not compile it anew.
-    @functools.partial(jax.jit, static_argnames="stacks")
+    @functools.partial(jax.jit, static_argnames=("stacks", "mesh"))
     def refresh(
         due: jax.Array,
         stacks: tuple[ModuleStack, ...],
+        mesh: AnyMesh | None,
         weights: list[jax.Array],
         gradients: list[jax.Array],
         scores: jax.Array,
     ) -> jax.Array:
-        def measure_all() -> jax.Array:
-            return measure(metric, _as_matrices(stacks, weights), _as_matrices(stacks, gradients))
+        def measure_all(weights: list[jax.Array], gradients: list[jax.Array]) -> jax.Array:
+            return measure(metric, _as_matrices(stacks, weights), _as_matrices(stacks, gradients), mesh)
 
-        return jax.lax.cond(due, measure_all, lambda: scores)
+        measured = left_to_compiler(measure_all, mesh)
+        axes = varying([*weights, *gradients, scores])
+        return jax.lax.cond(due, lambda: vary(measured(weights, gradients), axes), lambda: vary(scores, axes))
 
     def update(
         updates: optax.Updates, state: AlphaDecayState, params: optax.Params | None = None, **extra_args: Any
@@ -125,7 +132,9 @@ def alphadecay(
         _check_modules(stacks, names, state, gradients)
 
         due = (state.count == 0) | ((state.count + 1) % refresh_every == 0)
-        measured = refresh(due, stacks, _of_modules(stacks, param_leaves), _of_modules(stacks, gradients), state.scores)
+        looked_at = _of_modules(stacks, param_leaves), _of_modules(stacks, gradients)
+        devices = mesh_of(mesh, [*looked_at[0], *looked_at[1]])
+        measured = refresh(due, stacks, devices, *looked_at, state.scores)
         good = jnp.isfinite(measured)
         # A module that breaks counts with its last good score, so that it moves no other; NaN if it never had one.
         last_good = jnp.where(state.scores == 0, jnp.nan, state.scores)

@@ -75,6 +75,6 @@ def _eigenvalues_below(diagonals: jax.Array, squares: jax.Array, points: jax.Arr
         pivot = diagonal[:, None] - points - square[:, None] / pivot
         return (pivot, count + (pivot < 0)), None
 
-    start = jnp.full(points.shape, jnp.inf, points.dtype), jnp.zeros(points.shape, jnp.int32)
+    start = jnp.full_like(points, jnp.inf), jnp.zeros_like(points, jnp.int32)
     (_, count), _ = jax.lax.scan(eliminate, start, (diagonals.T, squares.T), unroll=_UNROLL)
     return count

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import optax_alphadecay as oad
-from benchmarks.hlo import Instruction, anywhere, heavy_work, run_each_time
+from benchmarks.hlo import Instruction, anywhere, heavy_work, in_branches, in_loops, run_each_time, trips
 from optax_alphadecay.spectrum import Solver
 
 PLAIN = {"embed": (64, 100), "up": (64, 96), "query": (64, 64)}
@@ -129,7 +129,7 @@ HloModule jit_step
 }
 
 ENTRY %main (w: f32[2,2]) -> f32[2] {
-  ROOT %while.1 = (s32[], f32[2,2]{1,0}) while(%start), condition=%less, body=%body, metadata={op_name="jit(f)/dot(x)"}
+  ROOT %while.1 = (s32[], f32[2,2]{1,0}) while(%start), condition=%less, body=%body, backend_config={"known_trip_count":{"n":"5"}}
 }
 """
 
@@ -138,6 +138,14 @@ def test_branches_are_told_from_what_always_runs() -> None:
     assert heavy_work(run_each_time(HLO)) == {"while": 1, "sort": 1}
     assert heavy_work(anywhere(HLO)) == {"while": 1, "sort": 1, "dot": 1, "lapack_ssyevd_ffi": 1}
     assert {instruction.opcode for instruction in run_each_time(HLO)} == {"while", "sort", "conditional", "compare"}
+
+
+def test_what_runs_in_branches_and_loops_and_how_often() -> None:
+    assert heavy_work(in_branches(HLO)) == {"dot": 1, "lapack_ssyevd_ffi": 1}
+    assert heavy_work(in_loops(HLO)) == {"sort": 1, "dot": 1, "lapack_ssyevd_ffi": 1}
+    assert trips(HLO, lambda instruction: instruction.opcode in ("dot", "while")) == [1, 5]
+    sizes = {instruction.opcode: instruction.num_bytes for instruction in anywhere(HLO)}
+    assert (sizes["dot"], sizes["while"], sizes["sort"], sizes["compare"]) == (16, 4 + 16, 8 + 8 + 8, 1)
 
 
 @pytest.mark.parametrize(

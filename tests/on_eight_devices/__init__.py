@@ -1,0 +1,2 @@
+"""Tests that need eight devices; `tests/test_sharding.py` runs them in processes that are given eight."""
+# SPDX-License-Identifier: Apache-2.0
