@@ -129,7 +129,7 @@ HloModule jit_step
 }
 
 ENTRY %main (w: f32[2,2]) -> f32[2] {
-  ROOT %w.1 = (s32[], f32[2,2]{1,0}) while(%s), condition=%less, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %w.1 = (s32[], f32[2,2]{1,0}) while(%s), condition=%less, body=%body, config={"known_trip_count":{"n":"5"}}
 }
 """
 
