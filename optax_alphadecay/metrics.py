@@ -140,14 +140,16 @@ class _Spectral:
 
     def of_stacks(self, stacks: Sequence[jax.Array]) -> jax.Array:
         """Scores of several stacks; those with equally many eigenvalues are solved and scored together."""
-        spectra = eigenvalues_of_stacks(stacks, self.solver)
+        upper_half = isinstance(self.score, powerlaw.UpperHalf)
+        score = self.score.of_upper_half if isinstance(self.score, powerlaw.UpperHalf) else self.score
+        spectra = eigenvalues_of_stacks(stacks, self.solver, upper_half=upper_half)
         of_size = defaultdict(list)
         for position, spectrum in enumerate(spectra):
             of_size[spectrum.shape[-1]].append(position)
         scores: dict[int, jax.Array] = {}
         for positions in of_size.values():
             values = jnp.concatenate([spectra[position] for position in positions])
-            together = _one_score_a_module(self.score, self.score(values), values.shape)
+            together = _one_score_a_module(score, score(values), values.shape)
             ends = np.cumsum([len(spectra[position]) for position in positions])[:-1]
             scores |= zip(positions, jnp.split(together, ends), strict=True)
         return jnp.concatenate([scores[position] for position in range(len(stacks))])

@@ -1,6 +1,7 @@
 """Eigenvalues to alpha: three power-law fits of the tail of an empirical spectral density."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -39,14 +40,7 @@ def median() -> Fit:
       `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 2; Hill, `A Simple General Approach to Inference About
       the Tail of a Distribution <https://doi.org/10.1214/aos/1176343247>`_, 1975.
     """
-
-    def fit(eigenvalues: jax.Array) -> jax.Array:
-        n = eigenvalues.shape[-1]
-        cutoff = n // 2
-        alpha = _hill(_log_spectrum(eigenvalues))[..., cutoff]
-        return jnp.where(_may_begin_tail(eigenvalues)[..., cutoff], alpha, jnp.nan)
-
-    return fit
+    return UpperHalf(_hill_of_all)
 
 
 def goodness_of_fit() -> Fit:
@@ -94,6 +88,23 @@ def fix_finger(*, authors_bound: bool = False) -> Fit:
         return _best_cutoff(eigenvalues, in_window & _may_begin_tail(eigenvalues))
 
     return fit
+
+
+@dataclasses.dataclass(frozen=True)
+class UpperHalf:
+    """A fit that looks at the eigenvalues from ``N // 2`` on alone, so that a solver may spare itself the others."""
+
+    of_upper_half: Fit
+    """From ascending eigenvalues, float32 ``[..., N - N // 2]`` to float32 ``[...]``."""
+
+    def __call__(self, eigenvalues: jax.Array) -> jax.Array:
+        """The fit, of all eigenvalues ``[..., N]``."""
+        return self.of_upper_half(eigenvalues[..., eigenvalues.shape[-1] // 2 :])
+
+
+def _hill_of_all(eigenvalues: jax.Array) -> jax.Array:
+    """The Hill estimate with the first eigenvalue as the cutoff, NaN where that may not begin a tail."""
+    return jnp.where(_may_begin_tail(eigenvalues)[..., 0], _hill(_log_spectrum(eigenvalues))[..., 0], jnp.nan)
 
 
 def _log_spectrum(eigenvalues: jax.Array) -> jax.Array:

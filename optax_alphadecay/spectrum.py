@@ -61,13 +61,14 @@ def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> j
     return values.reshape(*stack_shape, min(m, n))
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-def eigenvalues_of_stacks(stacks: Sequence[jax.Array], solver: Solver) -> list[jax.Array]:
-    """Eigenvalues of several stacks at once, ``[k, m, n] -> [k, min(m, n)]`` each.
+@functools.partial(jax.jit, static_argnames=("solver", "upper_half"))
+def eigenvalues_of_stacks(stacks: Sequence[jax.Array], solver: Solver, *, upper_half: bool = False) -> list[jax.Array]:
+    """Eigenvalues of several stacks at once, ``[k, m, n] -> [k, N]`` each with ``N = min(m, n)``.
 
-    Stacks with the same number of eigenvalues share one compiled eigenvalue search.
+    Stacks with the same number of eigenvalues share one compiled eigenvalue search. Of the upper half, those from
+    ``N // 2`` on, a solver that finds each by itself finds no other.
     """
-    return _SOLVERS[solver](list(stacks))
+    return _SOLVERS[solver](list(stacks), upper_half)
 
 
 def check_solver(solver: str) -> None:
@@ -76,7 +77,7 @@ def check_solver(solver: str) -> None:
         raise ValueError(f"unknown solver {solver!r}; choose one of {', '.join(map(repr, get_args(Solver)))}.")
 
 
-def _by_reduction(stacks: list[jax.Array]) -> list[jax.Array]:
+def _by_reduction(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
     """Reduces one matrix after the other, then bisects for the eigenvalues of all of one size together."""
 
     def reduce(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -92,53 +93,66 @@ def _by_reduction(stacks: list[jax.Array]) -> list[jax.Array]:
     for positions in of_size.values():
         parts = [reduced[position] for position in positions]
         diagonals, off_diagonals, scales = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        found = _unscale(bisect(diagonals, off_diagonals), scales[:, None])
+        first = diagonals.shape[-1] // 2 if upper_half else 0
+        found = _unscale(bisect(diagonals, off_diagonals, first=first), scales[:, None])
         values |= zip(positions, _split(found, [len(part[2]) for part in parts]), strict=True)
     return [values[position] for position in range(len(stacks))]
 
 
-def _by_eigvalsh(stacks: list[jax.Array]) -> list[jax.Array]:
-    return _from_gram(jnp.linalg.eigvalsh, stacks)
+def _by_eigvalsh(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+    return _one_by_one(_of_gram(jnp.linalg.eigvalsh), stacks, upper_half)
 
 
-def _by_jacobi(stacks: list[jax.Array]) -> list[jax.Array]:
+def _by_jacobi(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
     def solve(gram: jax.Array) -> jax.Array:
         return jax.lax.linalg.eigh(gram, implementation=jax.lax.linalg.EighImplementation.JACOBI)[1]
 
-    return _from_gram(functools.partial(jax.lax.platform_dependent, cpu=jnp.linalg.eigvalsh, default=solve), stacks)
+    solve_anywhere = functools.partial(jax.lax.platform_dependent, cpu=jnp.linalg.eigvalsh, default=solve)
+    return _one_by_one(_of_gram(solve_anywhere), stacks, upper_half)
 
 
-def _from_gram(solve: Callable[[jax.Array], jax.Array], stacks: list[jax.Array]) -> list[jax.Array]:
-    def eigenvalues_of(matrix: jax.Array) -> jax.Array:
-        matrix, scale = _scaled(matrix)
-        return _unscale(solve(_product(matrix, matrix)), scale)
-
-    return _stream(eigenvalues_of, stacks)
-
-
-def _by_svd(stacks: list[jax.Array]) -> list[jax.Array]:
+def _by_svd(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
     def solve(matrix: jax.Array) -> jax.Array:
         # NaN in, NaN out: LAPACK's SVD does not promise it.
         values = jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False)[::-1] ** 2
         return jnp.where(jnp.isfinite(matrix).all(), values, jnp.nan)
 
-    return _stream(solve, stacks)
+    return _one_by_one(solve, stacks, upper_half)
 
 
-def _by_platform(stacks: list[jax.Array]) -> list[jax.Array]:
+def _by_platform(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+    reduction, jacobi = (functools.partial(each, upper_half=upper_half) for each in (_by_reduction, _by_jacobi))
     values: list[jax.Array] = jax.lax.platform_dependent(
-        stacks, cpu=_by_reduction, cuda=_by_reduction, rocm=_by_reduction, default=_by_jacobi
+        stacks, cpu=reduction, cuda=reduction, rocm=reduction, default=jacobi
     )
     return values
 
 
-_SOLVERS: dict[Solver, Callable[[list[jax.Array]], list[jax.Array]]] = {
+_SOLVERS: dict[Solver, Callable[[list[jax.Array], bool], list[jax.Array]]] = {
     "auto": _by_platform,
     "tridiagonal": _by_reduction,
     "eigvalsh": _by_eigvalsh,
     "jacobi": _by_jacobi,
     "svd": _by_svd,
 }
+
+
+def _one_by_one(solve: Callable[[jax.Array], jax.Array], stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+    def wanted(matrix: jax.Array) -> jax.Array:
+        values = solve(matrix)
+        return values[len(values) // 2 :] if upper_half else values
+
+    return _stream(wanted, stacks)
+
+
+def _of_gram(solve: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """From a matrix to eigenvalues by way of its Gram matrix."""
+
+    def eigenvalues_of(matrix: jax.Array) -> jax.Array:
+        matrix, scale = _scaled(matrix)
+        return _unscale(solve(_product(matrix, matrix)), scale)
+
+    return eigenvalues_of
 
 
 def _scaled(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

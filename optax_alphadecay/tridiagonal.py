@@ -14,7 +14,7 @@ _HALVINGS = 18
 _UNROLL = 8
 
 
-def bisect(diagonals: jax.Array, off_diagonals: jax.Array) -> jax.Array:
+def bisect(diagonals: jax.Array, off_diagonals: jax.Array, *, first: int = 0) -> jax.Array:
     """Eigenvalues of positive semi-definite tridiagonal matrices, for each to its own relative accuracy.
 
     ``jax.scipy.linalg.eigh_tridiagonal`` halves one interval of linear scale for every eigenvalue, which leaves
@@ -25,9 +25,10 @@ def bisect(diagonals: jax.Array, off_diagonals: jax.Array) -> jax.Array:
     Args:
       diagonals: float32 ``[k, N]``.
       off_diagonals: float32 ``[k, N - 1]``.
+      first: how many of the smallest eigenvalues to leave out.
 
     Returns:
-      float32 ``[k, N]``, ascending. Eigenvalues below ``2**-26`` of the norm, negative ones included, come out
+      float32 ``[k, N - first]``, ascending. Eigenvalues below ``2**-26`` of the norm, negative ones included, come out
       somewhere between plus and minus that. NaN where the input is not finite.
 
     References:
@@ -47,7 +48,7 @@ def bisect(diagonals: jax.Array, off_diagonals: jax.Array) -> jax.Array:
     )
     edges = norm * grid[None]
     counts = _eigenvalues_below(diagonals, squares, edges[:, 1:])
-    wanted = jnp.arange(n, dtype=jnp.int32)[None]
+    wanted = jnp.arange(first, n, dtype=jnp.int32)[None]
     interval = jax.vmap(lambda counts: jnp.searchsorted(counts, wanted[0], side="right"))(counts)
     interval = jnp.minimum(interval, edges.shape[-1] - 2)
     low = jnp.take_along_axis(edges, interval, axis=-1)
