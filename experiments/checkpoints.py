@@ -1,38 +1,55 @@
-"""Saves and restores a run: parameters, optimizer state and data iterator, all in one atomic step."""
+"""Saves and restores a run: parameters, optimizer state and data iterator, all in one atomic, sealed step."""
 # SPDX-License-Identifier: Apache-2.0
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import itertools
 import json
+import logging
 import math
 import pathlib
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from experiments import manifest
 from experiments.config import Config
 
 MAY_CHANGE = ("workdir", "wandb", "log_every", "eval_every", "checkpoint_every")
 """Settings that do not touch the weights: a run may be resumed with others."""
 
 
-class Checkpoints:
-    """The checkpoints of one run, newest two kept. A step counts only once it is written whole."""
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
+    """The checkpoints of one run, newest two kept. A step counts only once all of it is written and sealed."""
 
     def __init__(self, directory: pathlib.Path):
         """Opens the directory, made if need be, and clears away what an interrupted save has left.
 
+        Steps newer than the newest intact one are renamed to `STEP.damaged`, and named on stderr.
+
         Args:
             directory: Where the steps lie, one folder each.
+
+        Raises:
+            ValueError: If there is no intact step but a damaged one; names what is wrong with each.
         """
         self.directory = directory
+        logging.getLogger("absl").addFilter(_has_no_traceback)
+        self._report_unraisable, sys.unraisablehook = sys.unraisablehook, self._report_unless_late
+        self._newest = _agree_on_newest(directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(2), cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal_checkpoint")
+        self._under_way: concurrent.futures.Future[None] | None = None
 
     def latest(self, *, below: float = math.inf) -> pathlib.Path | None:
         """Finds the newest complete checkpoint. Waits for a save under way.
@@ -42,8 +59,11 @@ class Checkpoints:
 
         Returns:
             Its folder, or None.
+
+        Raises:
+            OSError: As `save`.
         """
-        self._manager.wait_until_finished()
+        self._wait()
         steps = [step for step in self._manager.all_steps() if step < below]
         return self.directory / str(max(steps)) if steps else None
 
@@ -55,16 +75,27 @@ class Checkpoints:
             params: Parameters after `step` updates.
             opt_state: Optimizer state after `step` updates.
             batches: The data iterator, `step` batches in.
+
+        Raises:
+            OSError: If this save or the one before failed; names the folder and the cause.
         """
         items = {
             "params": ocp.args.StandardSave(params),
             "opt_state": ocp.args.StandardSave(opt_state),
             "batches": grain.checkpoint.CheckpointSave(batches),
         }
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        self._wait()
+        with self._explained(step):
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        self._under_way = self._sealer.submit(self._seal, step)
+
+    def check(self) -> None:
+        """Raises the OSError of a save that has failed behind; waits for nothing."""
+        if self._under_way and self._under_way.done():
+            self._wait()
 
     def restore(self, params: Any, opt_state: Any, batches: grain.DatasetIterator) -> tuple[int, Any, Any]:
-        """Restores the newest complete checkpoint, if there is one.
+        """Restores the checkpoint that was the newest intact one when the directory was opened, if there was one.
 
         Args:
             params: Parameters whose structure, shapes, dtypes and shardings to restore to.
@@ -74,43 +105,104 @@ class Checkpoints:
         Returns:
             The step, the parameters and the optimizer state: those restored, or 0 and those given.
         """
-        step = self._manager.latest_step()
-        if step is None:
+        if self._newest is None:
             return 0, params, opt_state
         items = {
             "params": ocp.args.StandardRestore(_abstract(params)),
             "opt_state": ocp.args.StandardRestore(_abstract(opt_state)),
             "batches": grain.checkpoint.CheckpointRestore(batches),
         }
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        return step, restored["params"], restored["opt_state"]
-
-    def restore_params(self, params: Any) -> tuple[int, Any]:
-        """Restores only the parameters of the newest complete checkpoint; there must be one.
-
-        Args:
-            params: Parameters whose structure, shapes, dtypes and shardings to restore to.
-
-        Returns:
-            The step and its parameters.
-        """
-        step = self._manager.latest_step()
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(params)))
-        return step, self._manager.restore(step, args=args)["params"]
+        restored = self._manager.restore(self._newest, args=ocp.args.Composite(**items))
+        return self._newest, restored["params"], restored["opt_state"]
 
     def close(self) -> None:
-        """Waits for saves under way and ends the threads."""
-        self._manager.close()
+        """Waits for a save under way, raises its OSError if nobody has, and ends the threads."""
+        try:
+            self._wait()
+        finally:
+            self._sealer.shutdown()
+            # Orbax raises the error of a save in each thread that waits for it; the sealer has passed it on.
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self._manager.wait_until_finished()
+            self._manager.close()
+            sys.unraisablehook = self._report_unraisable
 
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Closes."""
         self.close()
+
+    def _report_unless_late(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Keeps out TensorStore's reports of writes that ended after another had failed, and Orbax had given up."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._report_unraisable(unraisable)
+
+    def _wait(self) -> None:
+        """Waits for the save under way, and raises its error once."""
+        under_way, self._under_way = self._under_way, None
+        if under_way:
+            under_way.result()
+
+    def _seal(self, step: int) -> None:
+        """Waits until every process has written its part of the step, then seals it."""
+        with self._explained(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest.seal(self.directory / str(step))
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        """Turns an error of a save into one that names the folder. TensorStore's are ValueErrors, disk full or not."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OSError(f"Cannot save step {step} in {self.directory}: {error}") from error
+
+
+def restore_params(directory: pathlib.Path, params: Any) -> tuple[int, Any]:
+    """Restores only the parameters of the newest intact checkpoint. Changes nothing, so that a run may be writing.
+
+    Args:
+        directory: Where the steps lie.
+        params: Parameters whose structure, shapes, dtypes and shardings to restore to.
+
+    Returns:
+        The step and its parameters.
+
+    Raises:
+        ValueError: If no step is intact; names what is wrong with each.
+    """
+    step, faults = manifest.newest_intact(directory)
+    for number, fault in faults.items():
+        print(f"warning: skipped {directory / str(number)}: {fault}.", file=sys.stderr)
+    if step is None:
+        raise ValueError(f"There is no intact checkpoint in {directory}: pass the --workdir of another run.")
+    with ocp.StandardCheckpointer() as checkpointer:
+        return step, checkpointer.restore(directory.resolve() / str(step) / "params", _abstract(params))
+
+
+def _agree_on_newest(directory: pathlib.Path) -> int | None:
+    """The newest intact step. One process looks, moves damaged steps out of the way, and tells the others."""
+    newest: int | None = None
+    if jax.process_index() == 0:
+        newest, faults = manifest.newest_intact(directory)
+        _set_aside(directory, newest, faults)
+    agreed = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
+    return None if agreed < 0 else agreed
+
+
+def _set_aside(directory: pathlib.Path, newest: int | None, faults: dict[int, str]) -> None:
+    """Renames steps that may not be used, so that the run can save those steps again."""
+    if newest is None and any((directory / str(step) / manifest.NAME).exists() for step in faults):
+        lines = [f"  {directory / str(step)}: {fault}" for step, fault in faults.items()]
+        advice = "Restore one of them from a copy, or start again in another --workdir."
+        raise ValueError("\n".join([f"Every checkpoint in {directory} is damaged:", *lines, advice]))
+    for step, fault in faults.items():
+        path = directory / str(step)
+        names = itertools.chain([f"{step}.damaged"], (f"{step}.damaged-{number}" for number in itertools.count(2)))
+        aside = next(directory / name for name in names if not (directory / name).exists())
+        path.rename(aside)
+        previous = directory / str(newest) if newest is not None else "the start"
+        print(f"warning: {path} is unusable, {fault}. It is now {aside}; using {previous}.", file=sys.stderr)
 
 
 def claim_workdir(config: Config) -> None:
@@ -124,7 +216,7 @@ def claim_workdir(config: Config) -> None:
     Raises:
         ValueError: If the folder belongs to a run with other settings; names each of them.
     """
-    if ocp.utils.checkpoint_steps(config.workdir / "checkpoints"):
+    if manifest.steps_in(config.workdir / "checkpoints"):
         _refuse_differences(config, lambda name: name not in MAY_CHANGE)
     config.workdir.mkdir(parents=True, exist_ok=True)
     partial = config.workdir / "config.partial"
@@ -142,7 +234,7 @@ def find_run(config: Config) -> None:
         FileNotFoundError: If there is no complete checkpoint.
         ValueError: If its model is another one; names each setting that differs.
     """
-    if not ocp.utils.checkpoint_steps(config.workdir / "checkpoints"):
+    if not manifest.steps_in(config.workdir / "checkpoints"):
         raise FileNotFoundError(f"There is no complete checkpoint in {config.workdir}: pass the --workdir of a run.")
     _refuse_differences(config, lambda name: name.startswith("model."))
 
@@ -172,3 +264,8 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _abstract(tree: Any) -> Any:
     """Shapes, dtypes and shardings of the arrays in a tree."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    """Keeps out Orbax's reports of the errors that it raises as well."""
+    return not record.exc_info

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import importlib.util
 import pathlib
 from collections.abc import Sequence
 from typing import Literal
@@ -155,7 +156,30 @@ def from_command_line(args: Sequence[str] | None = None, *, prog: str = "python 
         prog: The command, for the help.
 
     Returns:
-        The preset with the options' values in their places.
+        The preset with the options' values in their places, and `~` in its paths expanded: a shell leaves it in
+        `--workdir=~/run` as it is.
     """
     description = f"Choose a preset; `{prog} PRESET --help` lists its options."
-    return tyro.extras.overridable_config_cli(PRESETS, prog=prog, description=description, args=args)
+    config = tyro.extras.overridable_config_cli(PRESETS, prog=prog, description=description, args=args)
+    data = dataclasses.replace(
+        config.data, dir=config.data.dir.expanduser(), tokenizer=config.data.tokenizer.expanduser()
+    )
+    return dataclasses.replace(config, data=data, workdir=config.workdir.expanduser())
+
+
+def check(config: Config) -> None:
+    """Checks what the types do not say.
+
+    Raises:
+        ValueError: If a count is not positive, the batch cannot be cut into equal pieces, or wandb is missing.
+    """
+    for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "checkpoint_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least 1.")
+    if config.batch_size % config.accumulate:
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be cut into accumulate={config.accumulate} equal pieces: "
+            "choose a divisor."
+        )
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError("--wandb needs Weights & Biases: pip install wandb, or leave the option out.")

@@ -14,6 +14,7 @@ import sentencepiece
 import tensorflow_datasets as tfds
 
 from experiments.config import DataConfig
+from experiments.records import Records
 
 SHUFFLE_WINDOW = 2048
 """Packed sequences are shuffled in windows of this many, so that a batch is not a few documents."""
@@ -56,7 +57,7 @@ def load_tokenizer(path: pathlib.Path) -> Tokenizer:
     """Loads a sentencepiece model.
 
     Args:
-        path: The .model file; `~` is expanded.
+        path: The .model file.
 
     Returns:
         The tokenizer.
@@ -65,7 +66,6 @@ def load_tokenizer(path: pathlib.Path) -> Tokenizer:
         FileNotFoundError: There is no such file.
         ValueError: The file is something else.
     """
-    path = path.expanduser()
     advice = (
         "`python -m experiments.corpus` makes data/sotu-1024.model; "
         "--data.tokenizer takes it or any other sentencepiece .model file"
@@ -97,7 +97,7 @@ def check_vocab_size(tokenizer: Tokenizer, vocab_size: int) -> None:
         )
 
 
-def open_split(config: DataConfig, split: str) -> Any:
+def open_split(config: DataConfig, split: str) -> Records:
     """Opens one split for random access. Never downloads, builds or asks the network for anything.
 
     Args:
@@ -105,13 +105,13 @@ def open_split(config: DataConfig, split: str) -> Any:
         split: `train` or `validation`.
 
     Returns:
-        A sequence of records, dicts whose `text` is bytes.
+        The records, dicts whose `text` is bytes.
 
     Raises:
         FileNotFoundError: There are no array_record files of it, or not all of them.
         ValueError: It has no feature `text`.
     """
-    directory = config.dir.expanduser().absolute()
+    directory = config.dir.absolute()
     advice = (
         "`python -m experiments.corpus` makes the embedded corpus in data/tfds; `tfds build c4/en "
         "--file_format=array_record` makes the real C4, and `tfds convert_format --dataset_version_dir=... "
@@ -131,7 +131,7 @@ def open_split(config: DataConfig, split: str) -> Any:
     for path in source.dataset_info.splits[split].filepaths:
         if not path.exists():
             raise FileNotFoundError(f"{config.name} is incomplete, {path} is missing: {advice}")
-    return source
+    return Records(source, split)
 
 
 class PackIterDataset(grain.IterDataset):  # type: ignore[misc]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.checkpoints import Checkpoints, find_run
+from experiments.checkpoints import find_run, restore_params
 from experiments.config import Config, from_command_line
 from experiments.data import check_vocab_size, load_tokenizer, token_counts, validation_batches
 from experiments.llama import Llama, loss_sum_and_count
@@ -102,12 +102,11 @@ def main(args: Sequence[str] | None = None) -> int:
         check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
         find_run(config)
         graphdef, params = nnx.split(Llama(config.model, rngs=nnx.Rngs(0)))
-        with Checkpoints(config.workdir / "checkpoints") as checkpoints:
-            step, params = checkpoints.restore_params(nnx.to_pure_dict(params))
-    except (ValueError, FileNotFoundError) as error:
+        step, params = restore_params(config.workdir / "checkpoints", nnx.to_pure_dict(params))
+        print(f"step {step}: {verdict(evaluate(graphdef, params, validation_set(config)), unigram_of(config))}")
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"step {step}: {verdict(evaluate(graphdef, params, validation_set(config)), unigram_of(config))}")
     return 0
 
 

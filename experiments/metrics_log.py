@@ -1,21 +1,27 @@
 """Writes a run's numbers to metrics.jsonl, TensorBoard and, if asked, Weights & Biases; reads them back."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import pathlib
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from experiments.config import Config
 
+SECONDS_BETWEEN_FLUSHES = 10.0
+"""How stale TensorBoard may be."""
 
-class MetricsLog:
+
+class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
     """The numbers of one run. A resumed run goes on where its checkpoint was: what came after is cut off."""
 
     def __init__(self, config: Config, *, start: int):
@@ -24,14 +30,17 @@ class MetricsLog:
         Args:
             config: The run.
             start: Steps already made; lines of later steps are dropped, because they will be made again.
+
+        Raises:
+            OSError: If the logs cannot be written, as from the other methods.
         """
-        config.workdir.mkdir(parents=True, exist_ok=True)
-        path = config.workdir / "metrics.jsonl"
-        _truncate(path, start)
-        self._file = path.open("a", buffering=1)
-        # TensorBoard hides what an interrupted run has left from the purge step on.
-        directory = str(config.workdir / "tensorboard")
-        self._tensorboard = tensorboardX.SummaryWriter(directory, purge_step=start + 1, flush_secs=10)
+        self._workdir = config.workdir
+        with self._explained():
+            config.workdir.mkdir(parents=True, exist_ok=True)
+            path = config.workdir / "metrics.jsonl"
+            _truncate(path, start)
+            self._file = path.open("a", buffering=1)
+            self._tensorboard = _TensorBoard(config.workdir / "tensorboard", start=start)
         self._wandb = _start_wandb(config) if config.wandb else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -41,28 +50,56 @@ class MetricsLog:
             step: Optimizer steps made, counted from 1.
             values: Number by name; a slash in a name groups it.
         """
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        with self._explained():
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._tensorboard.write(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._file.close()
-        self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        with self._explained(), contextlib.ExitStack() as stack:
+            if self._wandb is not None:
+                stack.callback(self._wandb.finish)
+            stack.callback(self._tensorboard.close)
+            stack.callback(self._file.close)
 
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Closes."""
         self.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns an error of the disk into one that names the folder."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"Cannot write the metrics in {self._workdir}: {error}") from error
+
+
+class _TensorBoard:
+    """A TensorBoard event file. tensorboardX's SummaryWriter hangs the run once its thread has died of a full disk."""
+
+    def __init__(self, directory: pathlib.Path, *, start: int):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(directory / "events"))
+        self._flushed = -SECONDS_BETWEEN_FLUSHES
+        # TensorBoard hides what an interrupted run has left from this step on.
+        self._events.write_event(
+            Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START))
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the numbers of one step."""
+        for name, value in values.items():
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary.scalar(name, value)))
+        if time.monotonic() - self._flushed >= SECONDS_BETWEEN_FLUSHES:
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._events.close()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:

@@ -4,11 +4,10 @@
 import collections
 import contextlib
 import dataclasses
-import importlib.util
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -20,14 +19,15 @@ import rich.console
 from flax import nnx
 
 import optax_alphadecay as oad
-from experiments import figures
+from experiments import figures, preemption
 from experiments.checkpoints import Checkpoints, claim_workdir
-from experiments.config import Config, from_command_line
+from experiments.config import Config, check, from_command_line
 from experiments.data import check_vocab_size, load_tokenizer, train_iterator
 from experiments.evaluate import Validation, evaluate, unigram_of, validation_set, verdict
 from experiments.llama import Llama, next_token_loss, num_parameters
 from experiments.metrics_log import MetricsLog, read_metrics
 from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
+from experiments.preemption import Preempted, Preemption
 from experiments.progress import Progress
 
 
@@ -47,6 +47,7 @@ class Run:
     optimizer: optax.GradientTransformation
     batches: grain.DatasetIterator
     checkpoints: Checkpoints
+    preemption: Preemption
     state: TrainState
     step: int
     """Optimizer steps made."""
@@ -63,40 +64,63 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command line; None takes the process's.
 
     Returns:
-        The exit code: 0, or 1 after an error that the message explains, or 130 when interrupted.
+        The exit code: 0; 1 after an error that the message explains; 130 when interrupted (Ctrl-C); 143 when
+        preempted (SIGTERM).
     """
     config = from_command_line(args)
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
     try:
-        run = set_up(config)
+        with Preemption() as listening:
+            return train(config, listening, console)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print(
+            "What was saved before is intact. Free space on the disk, or mend what the message names: the same command "
+            "then goes on from the newest checkpoint.",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on from the newest checkpoint.")
+        return 130
+
+
+def train(config: Config, listening: Preemption, console: rich.console.Console) -> int:
+    """Takes a run from wherever it is to its end. Returns the exit code; raises the OSError of a disk or of data."""
+    try:
+        run = set_up(config, listening)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with run.checkpoints, contextlib.closing(run.batches):
         try:
             introduce(run, console)
+            make_up(run, console)
             fit(run, console)
         except Diverged as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        except KeyboardInterrupt:
-            console.print("Interrupted. The same command goes on from the newest checkpoint.")
-            return 130
+        except Preempted:
+            saved = run.checkpoints.latest() or "the start, for nothing was saved yet"
+            console.print(f"Preempted (SIGTERM). The same command goes on from {saved}.")
+            return preemption.EXIT_CODE
         conclude(run, console)
     return 0
 
 
-def set_up(config: Config) -> Run:
-    """Opens the data, draws the weights, and restores the newest checkpoint if there is one.
+def set_up(config: Config, listening: Preemption) -> Run:
+    """Opens the data, draws the weights, and restores the newest intact checkpoint if there is one.
 
     Args:
         config: The run.
+        listening: What tells the run to stop early.
 
     Returns:
-        The run at its first step, or where its newest checkpoint is.
+        The run at its first step, or where its newest intact checkpoint is.
 
     Raises:
-        ValueError: If settings contradict each other, the data or the run in `config.workdir`.
+        ValueError: If settings contradict each other, the data or the run in `config.workdir`, or if every
+            checkpoint there is damaged.
         FileNotFoundError: If the data or the tokenizer is missing.
     """
     check(config)
@@ -109,25 +133,7 @@ def set_up(config: Config) -> Run:
     claim_workdir(config)
     checkpoints = Checkpoints(config.workdir / "checkpoints")
     step, params, opt_state = checkpoints.restore(params, opt_state, batches)
-    return Run(config, graphdef, optimizer, batches, checkpoints, TrainState(params, opt_state), step)
-
-
-def check(config: Config) -> None:
-    """Checks what the types do not say.
-
-    Raises:
-        ValueError: If a count is not positive, the batch cannot be cut into equal pieces, or wandb is missing.
-    """
-    for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "checkpoint_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)} must be at least 1.")
-    if config.batch_size % config.accumulate:
-        raise ValueError(
-            f"batch_size={config.batch_size} cannot be cut into accumulate={config.accumulate} equal pieces: "
-            "choose a divisor."
-        )
-    if config.wandb and importlib.util.find_spec("wandb") is None:
-        raise ValueError("--wandb needs Weights & Biases: pip install wandb, or leave the option out.")
+    return Run(config, graphdef, optimizer, batches, checkpoints, listening, TrainState(params, opt_state), step)
 
 
 def make_train_step(graphdef: nnx.GraphDef[Llama], optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
@@ -178,6 +184,17 @@ def introduce(run: Run, console: rich.console.Console) -> None:
         console.print(f"{verb} step {run.step}: {run.checkpoints.latest()}")
 
 
+def make_up(run: Run, console: rich.console.Console) -> None:
+    """Makes the validation of the last checkpoint's step, if a preemption cut it short."""
+    path = run.config.workdir / "metrics.jsonl"
+    if not run.step or not validation_due(run.config, run.step) or not path.exists():
+        return
+    if not any("validation/loss" in line for line in read_metrics(path) if line["step"] == run.step):
+        with MetricsLog(run.config, start=run.step) as log:
+            validate(run, log, console)
+        run.preemption.check(run.step)
+
+
 def fit(run: Run, console: rich.console.Console) -> None:
     """Takes the steps that are left. Step k + 1 is under way before the numbers of step k are looked at.
 
@@ -187,15 +204,19 @@ def fit(run: Run, console: rich.console.Console) -> None:
 
     Raises:
         Diverged: If the loss or the gradient is not finite.
+        Preempted: If the run has to stop; the step under way was finished and saved.
+        OSError: If the data cannot be read, or a checkpoint or the metrics not be written.
     """
     config = run.config
     if run.step == config.steps:
         return
     pieces = (config.accumulate, config.batch_size // config.accumulate, config.data.sequence_length)
+    run.preemption.check(run.step)
     console.print("Compiling the step ...")
     train_step = (
         make_train_step(run.graphdef, run.optimizer).lower(run.state, jax.ShapeDtypeStruct(pieces, jnp.int32)).compile()
     )
+    run.preemption.check(run.step)
     learning_rates = np.asarray(jax.vmap(make_schedule(config.optimizer, config.steps))(jnp.arange(config.steps)))
     progress = Progress(console, start=run.step, steps=config.steps, tokens_per_step=math.prod(pieces))
 
@@ -216,12 +237,15 @@ def fit(run: Run, console: rich.console.Console) -> None:
             if under_way:
                 look_at(*under_way)
             under_way = step, metrics
-            if due := tasks(config, step):
-                look_at(*under_way)
-                under_way = None
+            run.checkpoints.check()
+            for task in tasks(run):
+                if under_way:
+                    look_at(*under_way)
+                    under_way = None
                 with progress.pause(), jax.transfer_guard("allow"):
-                    for task in due:
-                        task(run, log, console)
+                    task(run, log, console)
+            if step < config.steps:
+                run.preemption.check(step)
 
 
 def check_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> None:
@@ -236,15 +260,23 @@ def check_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) 
             )
 
 
-def tasks(config: Config, step: int) -> list[Callable[[Run, MetricsLog, rich.console.Console], None]]:
-    """What to do after a step. The checkpoint is last: all that was logged up to its step is then on disk."""
-    last = step == config.steps
-    due = {
-        log_modules: refreshes(config.optimizer, step),
-        validate: last or step % config.eval_every == 0,
-        save: last or step % config.checkpoint_every == 0,
-    }
-    return [task for task, is_due in due.items() if is_due]
+def tasks(run: Run) -> Iterator[Callable[[Run, MetricsLog, rich.console.Console], None]]:
+    """What to do after a step, each asked for when the one before is done: a preemption may come at any time.
+
+    The checkpoint is last: all that was logged up to its step is then on disk.
+    """
+    config, step = run.config, run.step
+    if refreshes(config.optimizer, step):
+        yield log_modules
+    if validation_due(config, step) and not run.preemption.at(step):
+        yield validate
+    if step == config.steps or step % config.checkpoint_every == 0 or run.preemption.at(step):
+        yield save
+
+
+def validation_due(config: Config, step: int) -> bool:
+    """Whether a step is followed by a validation."""
+    return step == config.steps or step % config.eval_every == 0
 
 
 def log_modules(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
@@ -253,8 +285,12 @@ def log_modules(run: Run, log: MetricsLog, console: rich.console.Console) -> Non
 
 
 def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
-    """Logs and shows the validation loss."""
-    validation = evaluate(run.graphdef, run.state.params, validation_set(run.config))
+    """Logs and shows the validation loss, unless a preemption comes first."""
+    try:
+        batches = run.preemption.watch(validation_set(run.config), run.step)
+        validation = evaluate(run.graphdef, run.state.params, batches)
+    except Preempted:
+        return  # the run that goes on makes it up
     values = {"loss": validation.loss, "perplexity": validation.perplexity, "tokens": validation.tokens}
     log.write(run.step, {f"validation/{name}": value for name, value in values.items()})
     steps = f"step {run.step}/{run.config.steps}"
