@@ -43,6 +43,8 @@ def damage(step: pathlib.Path) -> str | None:
         sizes = {step / name: entry["bytes"] for name, entry in entries.items()}
         digests = [entry["sha256"] for entry in entries.values()]
     except (ValueError, TypeError, KeyError, AttributeError):
+        sizes = {}
+    if not sizes:
         return f"its {NAME} is corrupt"
     for path, size in sizes.items():
         if not path.is_file():

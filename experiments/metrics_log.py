@@ -6,14 +6,15 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 
 from experiments.config import Config
 
@@ -35,13 +36,18 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
             OSError: If the logs cannot be written, as from the other methods.
         """
         self._workdir = config.workdir
-        with self._explained():
+        with self._explained(), contextlib.ExitStack() as stack:
             config.workdir.mkdir(parents=True, exist_ok=True)
             path = config.workdir / "metrics.jsonl"
             _truncate(path, start)
-            self._file = path.open("a", buffering=1)
-            self._tensorboard = _TensorBoard(config.workdir / "tensorboard", start=start)
-        self._wandb = _start_wandb(config) if config.wandb else None
+            self._file = stack.enter_context(path.open("a", buffering=1))
+            self._tensorboard = stack.enter_context(
+                contextlib.closing(_TensorBoard(config.workdir / "tensorboard", start=start))
+            )
+            self._wandb = _start_wandb(config) if config.wandb else None
+            if self._wandb is not None:
+                stack.callback(self._wandb.finish)
+            self._opened = stack.pop_all()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the numbers of one step, everywhere.
@@ -58,11 +64,8 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        with self._explained(), contextlib.ExitStack() as stack:
-            if self._wandb is not None:
-                stack.callback(self._wandb.finish)
-            stack.callback(self._tensorboard.close)
-            stack.callback(self._file.close)
+        with self._explained():
+            self._opened.close()
 
     def __exit__(self, *error: object) -> None:
         """Closes."""
@@ -82,24 +85,27 @@ class _TensorBoard:
 
     def __init__(self, directory: pathlib.Path, *, start: int):
         directory.mkdir(parents=True, exist_ok=True)
-        self._events = EventsWriter(str(directory / "events"))
+        self._records = RecordWriter(str(directory / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"))
         self._flushed = -SECONDS_BETWEEN_FLUSHES
+        self._add(file_version="brain.Event:2")
         # TensorBoard hides what an interrupted run has left from this step on.
-        self._events.write_event(
-            Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START))
-        )
+        self._add(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the numbers of one step."""
         for name, value in values.items():
-            self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary.scalar(name, value)))
+            self._add(step=step, summary=summary.scalar(name, value))
         if time.monotonic() - self._flushed >= SECONDS_BETWEEN_FLUSHES:
-            self._events.flush()
+            self._records.flush()
             self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._events.close()
+        self._records.close()
+
+    def _add(self, **fields: Any) -> None:
+        """Adds one event."""
+        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:

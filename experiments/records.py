@@ -31,7 +31,10 @@ class Records:
             OSError: The file is unreadable or corrupt there; array_record verifies checksums.
         """
         try:
-            return self._source[index]
+            record: dict[str, Any] = self._source[index]
+            if record["text"] is None:  # array_record's answer beyond the end of a file cut between two blocks
+                raise EOFError("the file ends before it")
+            return record
         except Exception as error:
             path = self._split.filepaths[bisect.bisect_right(self._ends, index)]
             raise OSError(f"Cannot read record {index} of {self._split.name}, in {path}: {error}") from error

@@ -238,14 +238,13 @@ def fit(run: Run, console: rich.console.Console) -> None:
                 look_at(*under_way)
             under_way = step, metrics
             run.checkpoints.check()
-            for task in tasks(run):
+            for task in tasks(config, step, run.preemption):
                 if under_way:
                     look_at(*under_way)
                     under_way = None
                 with progress.pause(), jax.transfer_guard("allow"):
                     task(run, log, console)
-            if step < config.steps:
-                run.preemption.check(step)
+            run.preemption.check(step)
 
 
 def check_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> None:
@@ -260,17 +259,18 @@ def check_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) 
             )
 
 
-def tasks(run: Run) -> Iterator[Callable[[Run, MetricsLog, rich.console.Console], None]]:
+def tasks(
+    config: Config, step: int, listening: Preemption
+) -> Iterator[Callable[[Run, MetricsLog, rich.console.Console], None]]:
     """What to do after a step, each asked for when the one before is done: a preemption may come at any time.
 
     The checkpoint is last: all that was logged up to its step is then on disk.
     """
-    config, step = run.config, run.step
     if refreshes(config.optimizer, step):
         yield log_modules
-    if validation_due(config, step) and not run.preemption.at(step):
+    if validation_due(config, step) and not listening.at(step):
         yield validate
-    if step == config.steps or step % config.checkpoint_every == 0 or run.preemption.at(step):
+    if step == config.steps or step % config.checkpoint_every == 0 or listening.at(step):
         yield save
 
 

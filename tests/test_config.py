@@ -88,3 +88,11 @@ def test_settings_are_frozen() -> None:
         PRESETS["nano"][1].steps = 3  # type: ignore[misc]
     assert hash(PRESETS["nano"][1].model) == hash(ModelConfig(128, 344, 4, 4, vocab_size=1024, compute_dtype="float32"))
     assert isinstance(PRESETS["nano"][1], Config)
+
+
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = from_command_line(["60m", "--workdir=~/runs/a", "--data.tokenizer", "~/a.model"])
+    assert config.workdir == pathlib.Path("/home/someone/runs/a")
+    assert config.data.tokenizer == pathlib.Path("/home/someone/a.model")
+    assert config.data.dir == pathlib.Path("/home/someone/tensorflow_datasets")

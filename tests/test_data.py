@@ -201,13 +201,6 @@ def test_missing_or_foreign_tokenizer(tmp_path: pathlib.Path) -> None:
             data.load_tokenizer(tmp_path / "bad.model")
 
 
-def test_home_is_expanded(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(config.dir.parent))
-    tokenizer = pathlib.Path("~") / config.tokenizer.name
-    home = dataclasses.replace(config, dir=pathlib.Path("~/tfds"), tokenizer=tokenizer)
-    np.testing.assert_array_equal(data.token_counts(home, VOCAB_SIZE), data.token_counts(config, VOCAB_SIZE))
-
-
 def advice(directory: pathlib.Path) -> str:
     return rf"{directory}.*experiments\.corpus.*tfds build c4/en.*convert_format.*--data\.dir"
 

@@ -21,6 +21,7 @@ from experiments import train
 from experiments.config import ModelConfig, from_command_line
 from experiments.llama import Llama, next_token_loss
 from experiments.metrics_log import MetricsLog, read_metrics
+from experiments.preemption import Preemption
 from experiments.progress import Progress, duration
 from tests.experiment_fixtures import STEPS, FinishedRun
 
@@ -124,7 +125,7 @@ def test_bad_settings_are_explained(
 
 def test_tasks_end_with_the_checkpoint(tiny_command: list[str]) -> None:
     config = from_command_line([*tiny_command, "--eval-every", "20", "--checkpoint-every", "40"])
-    due = {step: [task.__name__ for task in train.tasks(config, step)] for step in (1, 5, 10, 20, 40, 60)}
+    due = {step: [task.__name__ for task in train.tasks(config, step, Preemption())] for step in (1, 5, 10, 20, 40, 60)}
     assert due == {
         1: ["log_modules"],
         5: [],
