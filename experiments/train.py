@@ -75,8 +75,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         print(
-            "What was saved before is intact. Free space on the disk, or mend what the message names: the same command "
-            "then goes on from the newest checkpoint.",
+            f"What was saved in {config.workdir} is intact. Free space on the disk, or mend what the message names: "
+            "the same command then goes on from the newest checkpoint.",
             file=sys.stderr,
         )
         return 1

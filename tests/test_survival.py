@@ -344,22 +344,13 @@ def fill_metrics(patch: pytest.MonkeyPatch) -> None:
 
     def start_full(self: metrics_log.MetricsLog, *args: Any, **named: Any) -> None:
         start(self, *args, **named)
-        self._file.close()
-        self._file = open("/dev/full", "a", buffering=1)
+        self._file = self._opened.enter_context(open("/dev/full", "a", buffering=1))
 
     patch.setattr(metrics_log.MetricsLog, "__init__", start_full)
 
 
 FULL_DISKS: dict[str, tuple[Callable[[pytest.MonkeyPatch], object], str]] = {
     "arrays": (fill_arrays, "Cannot save step 16 in {workdir}/checkpoints: RESOURCE_EXHAUSTED: "),
-    "commit": (
-        lambda patch: patch.setattr(ocp.path.atomicity.AtomicRenameTemporaryPath, "finalize", full),
-        "Cannot save step 16 in {workdir}/checkpoints: [Errno 28] ",
-    ),
-    "manifest": (
-        lambda patch: patch.setattr(manifest, "seal", full),
-        "Cannot save step 16 in {workdir}/checkpoints: [Errno 28] ",
-    ),
     "metrics": (fill_metrics, "Cannot write the metrics in {workdir}: [Errno 28] "),
     "TensorBoard": (
         lambda patch: patch.setattr(RecordWriter, "flush", full),
@@ -367,6 +358,30 @@ FULL_DISKS: dict[str, tuple[Callable[[pytest.MonkeyPatch], object], str]] = {
     ),
     "settings": (lambda patch: patch.setattr(pathlib.Path, "write_text", full), "[Errno 28] "),
 }
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(ocp.path.atomicity.AtomicRenameTemporaryPath, "finalize"), (manifest, "seal")]
+)
+def test_full_disk_behind_the_training(
+    owner: Any, name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Checkpoints(tmp_path) as opened:
+        opened.save(1, *state_after(1), numbers())
+        opened.check()
+        assert opened.latest() == tmp_path / "1"
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            opened.save(2, *state_after(2), numbers())
+            with pytest.raises(
+                OSError, match=rf"^Cannot save step 2 in {tmp_path}: \[Errno 28\] No space left on device"
+            ):
+                opened.latest()
+    assert not [record for record in caplog.records if record.exc_info]
+    assert manifest.newest_intact(tmp_path)[0] == 1
+    with Checkpoints(tmp_path) as opened:
+        opened.save(2, *state_after(2), numbers())
+    assert manifest.newest_intact(tmp_path) == (2, {})
 
 
 def test_full_disk_loses_nothing(
@@ -392,8 +407,8 @@ def test_full_disk_loses_nothing(
         assert "error: " + message.format(workdir=tmp_path) in error
         assert "No space left on device" in error and "Traceback" not in error
         assert error.endswith(
-            "Free space on the disk, or mend what the message names: the same command then goes on "
-            "from the newest checkpoint.\n"
+            f"What was saved in {tmp_path} is intact. Free space on the disk, or mend what the message names: "
+            "the same command then goes on from the newest checkpoint.\n"
         )
         assert manifest.newest_intact(steps)[0] == 8
     assert train.main(command) == 0
