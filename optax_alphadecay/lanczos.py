@@ -1,0 +1,179 @@
+"""Eigenvalues from matrix products alone: stochastic Lanczos quadrature of a spectrum, without decomposing it."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+# A residual this small against the products is rounding: the Krylov space has nothing new to offer.
+_EXHAUSTED = 8 * float(jnp.finfo(jnp.float32).eps)
+# Ritz values below the round-off of the largest one have no logarithm worth the name.
+_FLOOR = float(jnp.finfo(jnp.float32).eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stochastic:
+    """The settings of a stochastic solver, made by :func:`stochastic`.
+
+    Attributes:
+      probes: random vectors.
+      steps: Lanczos steps from each.
+      seed: of the random vectors.
+    """
+
+    probes: int
+    steps: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.probes < 1 or self.steps < 1:
+            raise ValueError(
+                f"stochastic(probes={self.probes}, steps={self.steps}) needs at least one of each;"
+                " leave them out for the defaults."
+            )
+
+
+def stochastic(*, probes: int = 32, steps: int = 30, seed: int = 0) -> Stochastic:
+    """A solver that estimates the distribution of the eigenvalues instead of computing each.
+
+    Choose it on accelerators, where decompositions are slow and matrix products fast, for matrices of a thousand
+    rows and more: its work is ``4 * m * n * probes * steps`` operations in products and next to nothing else. Choose
+    an exact solver on a CPU, for smaller matrices, and where single eigenvalues matter: only the largest ones
+    come out as such, the others as quantiles of a smooth distribution. The random vectors are
+    the same at every call, so that alphas do not flicker between refreshes.
+
+    With the defaults the work on a square matrix of 2048 rows is 0.97 times that of its Gram matrix.
+
+    Args:
+      probes: random vectors. The error of alpha that they cause falls with the square root of ``probes * N``.
+      steps: Lanczos steps from each, which resolve the spectrum: too few shift alpha, the same way in similar matrices.
+      seed: of the random vectors.
+
+    Returns:
+      A solver for the argument ``solver`` of :func:`pl_alpha_hill` and its like.
+
+    Raises:
+      ValueError: if ``probes`` or ``steps`` is below 1.
+
+    Example:
+      >>> import optax_alphadecay as oad
+      >>> oad.stochastic(probes=64).probes
+      64
+
+    References:
+      Golub and Welsch, `Calculation of Gauss quadrature rules
+      <https://doi.org/10.1090/S0025-5718-69-99647-1>`_, 1969; Ubaru, Chen and Saad, `Fast estimation of tr(f(A)) via
+      stochastic Lanczos quadrature <https://doi.org/10.1137/16M1104974>`_, 2017.
+    """
+    return Stochastic(probes, steps, seed)
+
+
+def quadrature(matrix: jax.Array, *, probes: int, steps: int, seed: int = 0) -> jax.Array:
+    """Quantiles of the eigenvalues of ``W @ W.T``, and the largest of them, from products with ``W`` alone.
+
+    Lanczos steps from a random vector give two quadrature rules for the eigenvalues as that vector weighs them: Gauss's,
+    and Radau's with a node at 0. The nodes of one lie between those of the other, and half of a node's weight
+    lies below it, which makes twice as many points of the distribution function. Between them its inverse is
+    interpolated on a log scale; the mean over the vectors is returned.
+
+    Args:
+      matrix: float32 ``[N, n]`` with ``N <= n``, of a scale whose squares are in the range of float32.
+      probes: random vectors.
+      steps: Lanczos steps from each; more than ``N`` are not made.
+      seed: of the random vectors.
+
+    Returns:
+      float32 ``[N]``, ascending: the quantiles at ``(i + 1/2) / N``, the last one replaced by the largest Ritz value.
+      Zeros come out as up to one float32 epsilon of the largest. NaN where the matrix holds NaN or infinity.
+    """
+    n = matrix.shape[0]
+    start = jax.random.normal(jax.random.key(seed), (probes, n), jnp.float32)
+    diagonals, off_diagonals, last_pivots = _tridiagonalise(matrix, start, min(steps, n))
+    residuals = off_diagonals[:, -1]
+    gauss, gauss_weights = _rule(diagonals, off_diagonals[:, :-1])
+    largest = gauss.max()
+    closing = residuals**2 / jnp.maximum(last_pivots, _FLOOR * largest)
+    closing = jnp.where(residuals > 0, jnp.minimum(closing, largest), 0.0)
+    radau, radau_weights = _rule(jnp.column_stack([diagonals, closing]), off_diagonals)
+
+    nodes = _interleave(radau, gauss) / jnp.where(largest > 0, largest, 1.0)
+    logs = jax.lax.cummax(jnp.log(jnp.clip(nodes, _FLOOR, 1.0)), axis=1)
+    below = _interleave(*(jnp.cumsum(weights, axis=1) - weights / 2 for weights in (radau_weights, gauss_weights)))
+    weights = _interleave(radau_weights, gauss_weights)
+    exhausted = (off_diagonals == 0).any(axis=1).all()
+    # The node at 0 belongs to Radau's rule, not to the spectrum.
+    levels = _quantiles(logs[:, 1:], below[:, 1:], weights[:, 1:], exhausted, n)
+    values = largest * jax.lax.cummax(jnp.exp(levels)).at[-1].set(1.0)
+    return jnp.where(jnp.isfinite(matrix).all(), values, jnp.nan)
+
+
+def _tridiagonalise(matrix: jax.Array, start: jax.Array, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Lanczos on ``W @ W.T`` from each row of ``start``, reorthogonalised against all earlier vectors.
+
+    Returns:
+      The diagonals ``[probes, steps]``, the off-diagonals and after them the norm of the last residual
+      ``[probes, steps]``, and the last pivots of elimination from the top ``[probes]``. Where the Krylov space is
+      exhausted all that follows is 0.
+    """
+    probes, n = start.shape
+
+    def step(carry: tuple[jax.Array, ...], index: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        vectors, basis, residual, pivot, scale = carry
+        basis = jax.lax.dynamic_update_index_in_dim(basis, vectors, index, axis=1)
+        products = _dot("pm,nm->pn", _dot("pn,nm->pm", vectors, matrix), matrix)
+        diagonal = (vectors * products).sum(axis=1)
+        scale = jnp.maximum(scale, jnp.linalg.norm(products, axis=1))
+        # Twice is enough: the second pass removes what rounding left of the first.
+        for _ in range(2):
+            products -= _dot("pk,pkn->pn", _dot("pkn,pn->pk", basis, products), basis)
+        pivot = diagonal - residual**2 / jnp.where(pivot > 0, pivot, 1.0)
+        residual = jnp.linalg.norm(products, axis=1)
+        residual = jnp.where((residual > _EXHAUSTED * scale) & (index + 1 < n), residual, 0.0)
+        vectors = jnp.where(residual > 0, 1 / jnp.where(residual > 0, residual, 1.0), 0.0)[:, None] * products
+        return (vectors, basis, residual, pivot, scale), (diagonal, residual)
+
+    zeros = jnp.zeros(probes, jnp.float32)
+    vectors = start / jnp.linalg.norm(start, axis=1, keepdims=True)
+    carry = (vectors, jnp.zeros((probes, steps, n), jnp.float32), zeros, zeros, zeros)
+    (*_, pivot, _), (diagonals, residuals) = jax.lax.scan(step, carry, jnp.arange(steps))
+    return diagonals.T, residuals.T, pivot
+
+
+def _rule(diagonals: jax.Array, off_diagonals: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Nodes, ascending, and weights of the quadrature rule of Jacobi matrices, ``[probes, k]`` each."""
+    k = diagonals.shape[1]
+    entries = jnp.arange(k)
+    jacobi = jnp.zeros((len(diagonals), k, k), jnp.float32)
+    jacobi = jacobi.at[:, entries, entries].set(diagonals)
+    jacobi = jacobi.at[:, entries[1:], entries[:-1]].set(off_diagonals)
+    vectors, nodes = jax.lax.linalg.eigh(jacobi, lower=True, symmetrize_input=False)
+    return nodes, vectors[:, 0, :] ** 2
+
+
+def _quantiles(logs: jax.Array, below: jax.Array, weights: jax.Array, exhausted: jax.Array, n: int) -> jax.Array:
+    """Mean over the rules of the ``n`` quantiles that each interpolates, ``[rules, nodes] -> [n]``, on a log scale.
+
+    A sum of ramps, one between each two nodes: accelerators add up faster than they search and gather. Where the Krylov
+    spaces are exhausted all rules have the eigenvalues as nodes. Then the ramps are steps, at the rules' mean weights.
+    """
+    below = jax.lax.cummax(below, axis=1)
+    starts, ends = below[:, :-1], below[:, 1:]
+    shares = weights[:, 1:] + weights[:, :-1]
+    edges = starts + (ends - starts) * weights[:, :-1] / jnp.where(shares > 0, shares, 1.0)
+    starts = jnp.where(exhausted, edges.mean(axis=0, keepdims=True), starts)
+    widths = jnp.where(exhausted, 0.0, ends - starts)
+    wanted = (jnp.arange(n, dtype=jnp.float32) + 0.5)[:, None, None] / n
+    ramps = jnp.clip((wanted - starts[None]) / jnp.maximum(widths, _FLOOR)[None], 0.0, 1.0)
+    return (logs[:, 0] + (jnp.diff(logs, axis=1) * ramps).sum(axis=2)).mean(axis=1)
+
+
+def _interleave(outer: jax.Array, inner: jax.Array) -> jax.Array:
+    """``[probes, k + 1]`` and ``[probes, k]`` to ``[probes, 2k + 1]``, in turns."""
+    pairs = jnp.stack([outer[:, :-1], inner], axis=2)
+    return jnp.column_stack([pairs.reshape(len(outer), -1), outer[:, -1]])
+
+
+def _dot(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """An einsum in full float32, which accelerators give up for bfloat16-like precision unless told not to."""
+    return jnp.einsum(subscripts, left, right, precision=jax.lax.Precision.HIGHEST)
