@@ -10,10 +10,10 @@ from typing import Literal, get_args
 import rich.console
 import tyro
 
-from benchmarks import memory, refresh, report, steps
+from benchmarks import memory, refresh, report, steps, stochastic
 from benchmarks.measure import Row
 
-Name = Literal["refresh", "nano-steps", "optimizer-steps", "programs"]
+Name = Literal["refresh", "nano-steps", "optimizer-steps", "programs", "stochastic"]
 _ALL: tuple[Name, ...] = get_args(Name)
 
 
@@ -25,6 +25,7 @@ class Options:
     nano-steps: whole train steps of the nano preset, between refreshes and with one at each step.
     optimizer-steps: the optimizer alone, between refreshes.
     programs: what alphadecay adds to compiled steps: temporaries, operations, time to compile.
+    stochastic: alphas by the stochastic solver against exact ones, on trained spectra.
     """
 
     names: tyro.conf.Positional[tuple[Name, ...]] = _ALL
@@ -54,6 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "nano-steps": lambda: steps.nano_steps(options.repeats),
         "optimizer-steps": lambda: steps.optimizer_steps(options.size, options.repeats),
         "programs": lambda: memory.programs(options.size),
+        "stochastic": stochastic.stochastic_alphas,
     }
     console = rich.console.Console(highlight=False)
     conditions = report.conditions(args)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 # A residual this small against the products is rounding: the Krylov space has nothing new to offer.
-_EXHAUSTED = 8 * float(jnp.finfo(jnp.float32).eps)
+_EXHAUSTED = 32 * float(jnp.finfo(jnp.float32).eps)
 # Ritz values below the round-off of the largest one have no logarithm worth the name.
 _FLOOR = float(jnp.finfo(jnp.float32).eps)
 
@@ -27,6 +27,7 @@ class Stochastic:
     seed: int
 
     def __post_init__(self) -> None:
+        """Refuses settings that cannot work."""
         if self.probes < 1 or self.steps < 1:
             raise ValueError(
                 f"stochastic(probes={self.probes}, steps={self.steps}) needs at least one of each;"
@@ -72,10 +73,10 @@ def stochastic(*, probes: int = 32, steps: int = 30, seed: int = 0) -> Stochasti
 def quadrature(matrix: jax.Array, *, probes: int, steps: int, seed: int = 0) -> jax.Array:
     """Quantiles of the eigenvalues of ``W @ W.T``, and the largest of them, from products with ``W`` alone.
 
-    Lanczos steps from a random vector give two quadrature rules for the eigenvalues as that vector weighs them: Gauss's,
-    and Radau's with a node at 0. The nodes of one lie between those of the other, and half of a node's weight
-    lies below it, which makes twice as many points of the distribution function. Between them its inverse is
-    interpolated on a log scale; the mean over the vectors is returned.
+    Lanczos steps from a random vector give two quadrature rules for the eigenvalues as that vector weighs them:
+    Gauss's, and Radau's with a node at 0. The nodes of one lie between those of the other, and half of a node's
+    weight lies below it: points of the distribution function, twice as many as from one rule. Between
+    them the quantiles are interpolated on a log scale, and their mean over the vectors is taken.
 
     Args:
       matrix: float32 ``[N, n]`` with ``N <= n``, of a scale whose squares are in the range of float32.
