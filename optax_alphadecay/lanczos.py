@@ -166,7 +166,7 @@ def _quantiles(logs: jax.Array, below: jax.Array, weights: jax.Array, exhausted:
     widths = jnp.where(exhausted, 0.0, ends - starts)
     wanted = (jnp.arange(n, dtype=jnp.float32) + 0.5)[:, None, None] / n
     ramps = jnp.clip((wanted - starts[None]) / jnp.maximum(widths, _FLOOR)[None], 0.0, 1.0)
-    return (logs[:, 0] + (jnp.diff(logs, axis=1) * ramps).sum(axis=2)).mean(axis=1)
+    return (logs[None, :, 0] + (jnp.diff(logs, axis=1)[None] * ramps).sum(axis=2)).mean(axis=1)
 
 
 def _interleave(outer: jax.Array, inner: jax.Array) -> jax.Array:
