@@ -11,6 +11,8 @@ _EXHAUSTED = 32 * float(jnp.finfo(jnp.float32).eps)
 # Ritz values below the round-off of the largest one have no logarithm worth the name.
 _FLOOR = float(jnp.finfo(jnp.float32).eps)
 
+_Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class Stochastic:
@@ -119,7 +121,7 @@ def _tridiagonalise(matrix: jax.Array, start: jax.Array, steps: int) -> tuple[ja
     """
     probes, n = start.shape
 
-    def step(carry: tuple[jax.Array, ...], index: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def step(carry: _Carry, index: jax.Array) -> tuple[_Carry, tuple[jax.Array, jax.Array]]:
         vectors, basis, residual, pivot, scale = carry
         basis = jax.lax.dynamic_update_index_in_dim(basis, vectors, index, axis=1)
         products = _dot("pm,nm->pn", _dot("pn,nm->pm", vectors, matrix), matrix)

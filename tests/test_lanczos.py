@@ -16,7 +16,8 @@ from optax_alphadecay.lanczos import _rule, _tridiagonalise, quadrature, stochas
 
 TRAINED = pathlib.Path(__file__).parent / "data/trajectory/adamw_alphadecay_0.6666_3_final_weights.npz"
 DEFAULT = stochastic()
-estimate = jax.jit(functools.partial(quadrature, probes=DEFAULT.probes, steps=DEFAULT.steps))
+compiled = jax.jit(quadrature, static_argnames=("probes", "steps", "seed"))
+estimate = functools.partial(compiled, probes=DEFAULT.probes, steps=DEFAULT.steps)
 
 
 def gaussian(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +45,7 @@ def hill(eigenvalues: np.ndarray) -> float:
 
 def test_rules_integrate_moments() -> None:
     steps, matrix, start = 4, gaussian(24, 40) / 8, gaussian(3, 24, seed=1)
-    diagonals, off_diagonals, pivots = _tridiagonalise(jnp.asarray(matrix), jnp.asarray(start), steps)
+    diagonals, off_diagonals, pivots = jax.jit(_tridiagonalise, static_argnums=2)(matrix, start, steps)
     gauss, gauss_weights = _rule(diagonals, off_diagonals[:, :-1])
     last = off_diagonals[:, -1] ** 2 / pivots
     radau, radau_weights = _rule(jnp.column_stack([diagonals, last]), off_diagonals)
@@ -60,7 +61,7 @@ def test_rules_integrate_moments() -> None:
             np.testing.assert_allclose((gauss_weights * gauss**power).sum(axis=1), moments, rtol=1e-5)
 
 
-@pytest.mark.parametrize("matrix", [np.eye(64), np.linalg.qr(gaussian(128, 128))[0], np.full((1, 5), 0.5)])
+@pytest.mark.parametrize("matrix", [np.eye(64), np.linalg.qr(gaussian(64, 64))[0], np.full((1, 5), 0.5)])
 def test_equal_eigenvalues(matrix: np.ndarray) -> None:
     values = estimate(jnp.asarray(matrix, jnp.float32))
     np.testing.assert_allclose(values, exact(matrix), rtol=1e-5)
@@ -70,38 +71,38 @@ def test_equal_eigenvalues(matrix: np.ndarray) -> None:
 def test_distinct_eigenvalues_fewer_than_steps() -> None:
     values = np.asarray(estimate(jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]))))
     np.testing.assert_allclose(values, [1, 4, 9, 16, 25], rtol=1e-5)
-    values = np.asarray(estimate(jnp.diag(jnp.repeat(jnp.array([1.0, 3.0]), 128))))
+    values = np.asarray(estimate(jnp.diag(jnp.repeat(jnp.array([1.0, 3.0]), 32))))
     np.testing.assert_allclose(np.minimum(abs(values - 1), abs(values / 9 - 1)), 0, atol=1e-5)
-    assert abs(np.sum(values < 5) - 128) <= 10
+    assert abs(np.sum(values < 5) - 32) <= 5
 
 
 def test_low_rank() -> None:
-    matrix = gaussian(256, 10) @ gaussian(10, 300, seed=1) / 64
+    matrix = gaussian(64, 10) @ gaussian(10, 64, seed=1) / 16
     found, expected = np.asarray(estimate(jnp.asarray(matrix))), exact(matrix)
-    assert (found[:240] < 1e-5 * expected[-1]).all()
+    assert (found[:48] < 1e-5 * expected[-1]).all()
     # A rule's weight of an eigenvalue is random, so that one may come twice or not at all, but none comes from between.
-    nearest = np.abs(found[-8:, None] / expected[-10:] - 1).min(axis=1)
+    nearest = np.abs(found[-7:, None] / expected[-10:] - 1).min(axis=1)
     np.testing.assert_array_less(nearest, 1e-5)
     np.testing.assert_allclose(found[-1], expected[-1], rtol=1e-5)
 
 
 def test_degenerate_input() -> None:
-    np.testing.assert_array_equal(estimate(jnp.zeros((64, 80))), 0)
+    np.testing.assert_array_equal(estimate(jnp.zeros((64, 64))), 0)
     for bad in (jnp.nan, jnp.inf):
         assert jnp.isnan(estimate(jnp.eye(64).at[3, 4].set(bad))).all()
 
 
 def test_quantiles_converge() -> None:
-    expected = np.exp(1.5 * scipy.stats.norm.ppf((np.arange(512) + 0.5) / 512))
+    expected = np.exp(1.5 * scipy.stats.norm.ppf((np.arange(256) + 0.5) / 256))
     expected /= expected[-1]
     matrix = jnp.asarray(with_spectrum(expected))
     errors = []
-    for probes, steps in ((4, 8), (32, 30), (256, 60)):
-        found = np.asarray(quadrature(matrix, probes=probes, steps=steps), np.float64)
+    for probes, steps in ((4, 6), (16, 12), (64, 24)):
+        found = np.asarray(compiled(matrix, probes=probes, steps=steps), np.float64)
         assert (np.diff(found) >= 0).all()
-        errors.append(np.abs(np.log(found[256:] / expected[256:])).mean())
+        errors.append(np.abs(np.log(found[128:] / expected[128:])).mean())
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
-    assert errors[2] < 0.01
+    assert errors[2] < 0.02
     np.testing.assert_allclose(found[-1], expected[-1], rtol=1e-5)
 
 
@@ -119,18 +120,18 @@ def test_alphas_of_trained_spectra() -> None:
 
 
 def test_same_at_every_call_and_under_transformations() -> None:
-    matrices = jnp.stack([jnp.asarray(gaussian(48, 64, seed)) for seed in (0, 1)])
+    matrices = jnp.stack([jnp.asarray(gaussian(64, 64, seed)) for seed in (0, 1)])
     once = jnp.stack([estimate(matrix) for matrix in matrices])
     np.testing.assert_array_equal(once, jnp.stack([estimate(matrix) for matrix in matrices]))
     np.testing.assert_allclose(jax.lax.map(estimate, matrices), once, rtol=1e-5)
-    np.testing.assert_allclose(jax.vmap(estimate)(matrices)[:, 24:], once[:, 24:], rtol=1e-3)
-    other = quadrature(matrices[0], probes=DEFAULT.probes, steps=DEFAULT.steps, seed=1)
+    np.testing.assert_allclose(jax.vmap(estimate)(matrices)[:, 32:], once[:, 32:], rtol=1e-3)
+    other = estimate(matrices[0], seed=1)
     assert not np.array_equal(other, once[0])
 
 
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
 def test_scale(scale: float) -> None:
-    matrix = jnp.asarray(gaussian(48, 64)) / 4
+    matrix = jnp.asarray(gaussian(64, 64)) / 4
     np.testing.assert_allclose(estimate(matrix * scale), estimate(matrix) * scale**2, rtol=1e-5)
 
 
