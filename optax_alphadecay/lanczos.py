@@ -46,7 +46,9 @@ def stochastic(*, probes: int = 32, steps: int = 30, seed: int = 0) -> Stochasti
     come out as such, the others as quantiles of a smooth distribution. The random vectors are
     the same at every call, so that alphas do not flicker between refreshes.
 
-    With the defaults the work on a square matrix of 2048 rows is 0.97 times that of its Gram matrix.
+    With the defaults the work on a square matrix of 2048 rows is 0.97 times that of its Gram matrix. On the spectra of
+    two trained models, with 1024 and 2048 eigenvalues, alphas were wrong by 0.010 in the mean and by 0.042 at
+    worst, with a rank correlation of 0.995 (``python -m benchmarks.run stochastic``).
 
     Args:
       probes: random vectors. The error of alpha that they cause falls with the square root of ``probes * N``.
