@@ -17,7 +17,8 @@ import scipy.stats
 import optax_alphadecay as oad
 from benchmarks.measure import Row
 from benchmarks.programs import preset, weights
-from experiments.checkpoints import Checkpoints
+from experiments import manifest
+from experiments.checkpoints import restore_params
 from optax_alphadecay.lanczos import quadrature, stochastic
 from optax_alphadecay.modules import resolve
 
@@ -128,12 +129,10 @@ def count_operations(program: Any) -> int:
 
 def _nano(workdir: pathlib.Path) -> list[np.ndarray]:
     """The block matrices of a finished run of the nano preset; none if there is none."""
-    if not (workdir / "checkpoints").is_dir():
+    checkpoints = workdir / "checkpoints"
+    if not manifest.steps_in(checkpoints):
         return []
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        if checkpoints.latest() is None:
-            return []
-        _, params = checkpoints.restore_params(weights(preset("nano", "alphadecay")))
+    _, params = restore_params(checkpoints, weights(preset("nano", "alphadecay")))
     leaves = jax.tree.leaves(params)
     return [np.asarray(w) for stack in resolve(params, _MODULES) for w in stack.as_matrices(leaves[stack.leaf])]
 

@@ -4,6 +4,7 @@
 from optax_alphadecay.aliases import adam, adamw, with_gradients
 from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt, transformer_block
 from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
+from optax_alphadecay.lanczos import stochastic
 from optax_alphadecay.metrics import (
     Metric,
     alpha_hat,
@@ -55,6 +56,7 @@ __all__ = [
     "spectral_norm",
     "sqrt",
     "stable_rank",
+    "stochastic",
     "transformer_block",
     "with_gradients",
 ]

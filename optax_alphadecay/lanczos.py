@@ -138,9 +138,11 @@ def _tridiagonalise(matrix: jax.Array, start: jax.Array, steps: int) -> tuple[ja
         vectors = jnp.where(residual > 0, 1 / jnp.where(residual > 0, residual, 1.0), 0.0)[:, None] * products
         return (vectors, basis, residual, pivot, scale), (diagonal, residual)
 
-    zeros = jnp.zeros(probes, jnp.float32)
-    vectors = start / jnp.linalg.norm(start, axis=1, keepdims=True)
-    carry = (vectors, jnp.zeros((probes, steps, n), jnp.float32), zeros, zeros, zeros)
+    # Inside jax.shard_map, what a loop carries must vary from the start over the axes that the matrix varies over.
+    zero = jnp.zeros_like(matrix[0, 0])
+    zeros = jnp.zeros(probes, jnp.float32) + zero
+    vectors = start / jnp.linalg.norm(start, axis=1, keepdims=True) + zero
+    carry = (vectors, jnp.zeros((probes, steps, n), jnp.float32) + zero, zeros, zeros, zeros)
     (*_, pivot, _), (diagonals, residuals) = jax.lax.scan(step, carry, jnp.arange(steps))
     return diagonals.T, residuals.T, pivot
 

@@ -1,6 +1,7 @@
 """Matrices to eigenvalues: Gram products on the smaller side, one at a time, and the solvers behind them."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import functools
 import itertools
 from collections import defaultdict
@@ -11,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_alphadecay.lanczos import Stochastic, quadrature, stochastic
 from optax_alphadecay.tridiagonal import bisect
 
 T = TypeVar("T")
-Solver = Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd"]
+SolverName = Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"]
+Solver = SolverName | Stochastic
 
 
 def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> jax.Array:
@@ -31,7 +34,8 @@ def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> j
         ``"eigvalsh"`` is ``jnp.linalg.eigvalsh``, which computes eigenvectors too and drops them, and takes minutes
         to compile for a TPU from a size of 1024 or so. ``"svd"`` squares singular values, without a Gram matrix: the
         slowest, and the one to take where the smallest eigenvalues matter, as in :func:`fix_finger`. ``"auto"`` is
-        ``"tridiagonal"`` on CPU and GPU, and ``"jacobi"`` elsewhere.
+        ``"tridiagonal"`` on CPU and GPU, and ``"jacobi"`` elsewhere. ``"stochastic"``, or :func:`stochastic` with
+        settings of its own, estimates quantiles of the spectrum from matrix products alone.
 
     Returns:
       float32 array of shape ``[..., min(m, n)]``, ascending. Round-off moves each value by a few float32 epsilons
@@ -68,13 +72,17 @@ def eigenvalues_of_stacks(stacks: Sequence[jax.Array], solver: Solver, *, upper_
     Stacks with the same number of eigenvalues share one compiled eigenvalue search. Of the upper half, those from
     ``N // 2`` on, a solver that finds each by itself finds no other.
     """
+    solver = stochastic() if solver == "stochastic" else solver
+    if isinstance(solver, Stochastic):
+        return _by_quadrature(list(stacks), upper_half, solver)
     return _SOLVERS[solver](list(stacks), upper_half)
 
 
-def check_solver(solver: str) -> None:
+def check_solver(solver: Solver) -> None:
     """Raises a ValueError that lists the solvers if ``solver`` is not one of them."""
-    if solver not in get_args(Solver):
-        raise ValueError(f"unknown solver {solver!r}; choose one of {', '.join(map(repr, get_args(Solver)))}.")
+    names = get_args(SolverName)
+    if not isinstance(solver, Stochastic) and solver not in names:
+        raise ValueError(f"unknown solver {solver!r}; choose one of {', '.join(map(repr, names))}, or stochastic(...).")
 
 
 def _by_reduction(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
@@ -128,7 +136,15 @@ def _by_platform(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
     return values
 
 
-_SOLVERS: dict[Solver, Callable[[list[jax.Array], bool], list[jax.Array]]] = {
+def _by_quadrature(stacks: list[jax.Array], upper_half: bool, settings: Stochastic) -> list[jax.Array]:
+    def solve(matrix: jax.Array) -> jax.Array:
+        matrix, scale = _scaled(matrix)
+        return _unscale(quadrature(matrix, **dataclasses.asdict(settings)), scale)
+
+    return _one_by_one(solve, stacks, upper_half)
+
+
+_SOLVERS: dict[SolverName, Callable[[list[jax.Array], bool], list[jax.Array]]] = {
     "auto": _by_platform,
     "tridiagonal": _by_reduction,
     "eigvalsh": _by_eigvalsh,

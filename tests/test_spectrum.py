@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import optax_alphadecay as oad
-from optax_alphadecay.spectrum import Solver, eigenvalues_of_stacks
+from optax_alphadecay.spectrum import Solver, SolverName, eigenvalues_of_stacks
 
-SOLVERS = get_args(Solver)
+EXACT = [solver for solver in get_args(SolverName) if solver != "stochastic"]
 
 
 def squared_singular_values(matrices: np.ndarray) -> np.ndarray:
     return np.linalg.svd(matrices.astype(np.float64), compute_uv=False)[..., ::-1] ** 2
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", EXACT)
 @pytest.mark.parametrize("shape", [(3, 20, 33), (2, 2, 33, 20), (7, 1)])
 def test_solvers_find_the_squared_singular_values(solver: Solver, shape: tuple[int, ...]) -> None:
     matrices = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -29,12 +29,20 @@ def test_solvers_find_the_squared_singular_values(solver: Solver, shape: tuple[i
     assert (np.abs(found - expected) <= 8 * epsilon * expected[..., -1:]).all()
 
 
+@pytest.mark.parametrize("solver", [*EXACT, oad.stochastic(probes=8, steps=40)])
+def test_upper_half_is_that_of_all(solver: Solver) -> None:
+    stacks = [jnp.asarray(np.random.default_rng(3).normal(size=s), jnp.float32) for s in [(2, 7, 9), (1, 6, 5)]]
+    everything = eigenvalues_of_stacks(stacks, solver)
+    for values, upper in zip(everything, eigenvalues_of_stacks(stacks, solver, upper_half=True), strict=True):
+        np.testing.assert_array_equal(upper, values[:, values.shape[1] // 2 :])
+
+
 def test_svd_keeps_small_eigenvalues() -> None:
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.normal(size=(20, 20)))[0] for _ in range(2))
     matrix = (left * np.geomspace(1e-4, 1, 20) @ right).astype(np.float32)
     expected = squared_singular_values(matrix)
-    error = {solver: np.abs(oad.eigenvalues(matrix, solver=solver) / expected - 1).max() for solver in SOLVERS}
+    error = {solver: np.abs(oad.eigenvalues(matrix, solver=solver) / expected - 1).max() for solver in EXACT}
     assert error["svd"] < 1e-2 < error["tridiagonal"]
 
 
@@ -54,7 +62,7 @@ def test_stacks_of_one_size_are_solved_together_and_returned_in_order() -> None:
         np.testing.assert_allclose(values, squared_singular_values(np.asarray(stack)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [*EXACT, "stochastic", oad.stochastic(probes=4, steps=9)])
 def test_broken_matrices_break_alone(solver: Solver) -> None:
     matrices = np.stack([np.eye(5), np.full((5, 5), np.nan), np.zeros((5, 5)), np.eye(5)]).astype(np.float32)
     matrices[3, 2, 1] = np.inf
