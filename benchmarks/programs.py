@@ -12,7 +12,7 @@ from flax import nnx
 from experiments.config import PRESETS, Config
 from experiments.llama import Llama
 from experiments.optimizers import make_optimizer
-from experiments.train import TrainState, make_train_step
+from experiments.step import TrainState, make_train_step
 
 Method = Literal["uniform", "alphadecay"]
 

@@ -11,7 +11,7 @@ from benchmarks.measure import Row, ratio, take_turns
 from benchmarks.programs import compile_optimizer_step, compile_train_step, preset, weights
 from experiments.config import Config
 from experiments.optimizers import make_optimizer
-from experiments.train import TrainState
+from experiments.step import TrainState
 
 _IDLE_BUDGET = 1.02
 _TURNS_PER_REPEAT = 4

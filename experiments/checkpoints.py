@@ -11,9 +11,8 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -22,8 +21,19 @@ from jax.experimental import multihost_utils
 from experiments import manifest
 from experiments.config import Config
 
-MAY_CHANGE = ("workdir", "wandb", "log_every", "eval_every", "checkpoint_every")
-"""Settings that do not touch the weights: a run may be resumed with others."""
+
+class Batches(Protocol):
+    """A data iterator. With several processes, all call these; the state is the same on each, and fit for JSON."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Where it is."""
+
+    def set_state(self, state: dict[str, Any], /) -> None:
+        """Moves to where it was."""
+
+
+MAY_CHANGE = ("workdir", "wandb", "log_every", "eval_every", "checkpoint_every", "mesh")
+"""Settings that do not touch the weights, the mesh but for rounding: a run may be resumed with others."""
 
 
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
@@ -67,7 +77,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         steps = [step for step in self._manager.all_steps() if step < below]
         return self.directory / str(max(steps)) if steps else None
 
-    def save(self, step: int, params: Any, opt_state: Any, batches: grain.DatasetIterator) -> None:
+    def save(self, step: int, params: Any, opt_state: Any, batches: Batches) -> None:
         """Saves one step. Returns when the arrays are copied off the device; writing goes on behind.
 
         Args:
@@ -82,7 +92,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         items = {
             "params": ocp.args.StandardSave(params),
             "opt_state": ocp.args.StandardSave(opt_state),
-            "batches": grain.checkpoint.CheckpointSave(batches),
+            "batches": ocp.args.JsonSave(batches.get_state()),
         }
         self._wait()
         with self._explained(step):
@@ -94,7 +104,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         if self._under_way and self._under_way.done():
             self._wait()
 
-    def restore(self, params: Any, opt_state: Any, batches: grain.DatasetIterator) -> tuple[int, Any, Any]:
+    def restore(self, params: Any, opt_state: Any, batches: Batches) -> tuple[int, Any, Any]:
         """Restores the checkpoint that was the newest intact one when the directory was opened, if there was one.
 
         Args:
@@ -110,9 +120,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         items = {
             "params": ocp.args.StandardRestore(_abstract(params)),
             "opt_state": ocp.args.StandardRestore(_abstract(opt_state)),
-            "batches": grain.checkpoint.CheckpointRestore(batches),
+            "batches": ocp.args.JsonRestore(),
         }
         restored = self._manager.restore(self._newest, args=ocp.args.Composite(**items))
+        batches.set_state(restored["batches"])
         return self._newest, restored["params"], restored["opt_state"]
 
     def close(self) -> None:
@@ -217,7 +228,9 @@ def claim_workdir(config: Config) -> None:
         ValueError: If the folder belongs to a run with other settings; names each of them.
     """
     if manifest.steps_in(config.workdir / "checkpoints"):
-        _refuse_differences(config, lambda name: name not in MAY_CHANGE)
+        _refuse_differences(config, lambda name: name.partition(".")[0] not in MAY_CHANGE)
+    if jax.process_index():
+        return
     config.workdir.mkdir(parents=True, exist_ok=True)
     partial = config.workdir / "config.partial"
     partial.write_text(json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n")

@@ -48,6 +48,9 @@ class DataConfig:
     """The TFDS data set."""
     sequence_length: int = 256
     """Tokens in one packed sequence."""
+    streams: int = 1
+    """Parts the train documents are dealt into, each packed and shuffled by itself and read by the processes that
+    need it. The order of the data depends on it, and not on the number of processes."""
     eval_tokens: int = 10_000_000
     """Validation tokens to measure the perplexity on; a smaller split is used up and counted."""
 
@@ -89,6 +92,16 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices of all processes are arranged. A batch is cut over all of them."""
+
+    data: int = -1
+    """Copies of the model; -1 takes all devices that fsdp leaves."""
+    fsdp: int = 1
+    """Parts that each copy's weights, gradients and optimizer state are cut into."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One pre-training run."""
 
@@ -97,8 +110,10 @@ class Config:
     optimizer: OptimizerConfig
     steps: int
     """Optimizer steps of the whole run."""
+    mesh: MeshConfig = MeshConfig()
+    """The devices. A run may be resumed on others."""
     batch_size: int = 512
-    """Sequences in one optimizer step, over all accumulated pieces."""
+    """Sequences in one optimizer step, over all devices and accumulated pieces."""
     accumulate: int = 1
     """Pieces the batch is cut into; gradients are averaged inside the jitted step."""
     seed: int = 0
@@ -121,7 +136,9 @@ def _paper(
     """A run of the paper: sequence length 256, batch 512, vocabulary 32,000, C4."""
     return Config(
         model=ModelConfig(hidden, intermediate, heads, layers),
-        data=DataConfig(dir=pathlib.Path("~/tensorflow_datasets"), tokenizer=pathlib.Path("data/c4-32000.model")),
+        data=DataConfig(
+            dir=pathlib.Path("~/tensorflow_datasets"), tokenizer=pathlib.Path("data/c4-32000.model"), streams=8
+        ),
         optimizer=OptimizerConfig(learning_rate=learning_rate),
         steps=steps,
     )
@@ -145,6 +162,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "135m": ("The paper's 135M model: 2B tokens of C4.", _paper(768, 2048, 12, 12, steps=20_000)),
     "350m": ("The paper's 350M model: 6B tokens of C4.", _paper(1024, 2736, 16, 24, steps=60_000)),
     "1b": ("The paper's 1B model: 9B tokens of C4.", _paper(2048, 5461, 32, 24, steps=90_000, learning_rate=6e-4)),
+    "7b": (
+        "LLaMA-7B, not of the paper: for meshes and compile reports.",
+        _paper(4096, 11008, 32, 32, steps=90_000, learning_rate=3e-4),
+    ),
 }
 
 

@@ -3,17 +3,19 @@
 
 import dataclasses
 import itertools
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 import sentencepiece
 import tensorflow_datasets as tfds
+from jax.experimental import multihost_utils
 
 from experiments.config import DataConfig
+from experiments.packing import PackIterDataset
 from experiments.records import Records
 
 SHUFFLE_WINDOW = 2048
@@ -134,114 +136,124 @@ def open_split(config: DataConfig, split: str) -> Records:
     return Records(source, split)
 
 
-class PackIterDataset(grain.IterDataset):  # type: ignore[misc]
-    """Strings documents together and cuts the string into sequences of one length; only its end is dropped.
-
-    Grain's ConcatThenSplitIterDataset loses tokens when its state has been through JSON, as in a checkpoint.
-    """
-
-    def __init__(self, documents: grain.IterDataset, length: int):
-        """Wraps a stream of documents.
-
-        Args:
-            documents: Yields token arrays, shape=(any,), int32.
-            length: Tokens in a sequence.
-        """
-        super().__init__(documents)
-        self._length = length
-
-    def __iter__(self) -> grain.DatasetIterator:
-        """Starts at the first document; yields arrays of shape=(length,), int32."""
-        return _PackIterator(self._parent.__iter__(), self._length)
-
-
-class _PackIterator(grain.DatasetIterator):  # type: ignore[misc]
-    """The state is where the document in hand begins in the stream, and how many of its tokens are used."""
-
-    def __init__(self, documents: grain.DatasetIterator, length: int):
-        super().__init__(documents)
-        self._length = length
-        self._begins: dict[str, Any] = documents.get_state()
-        self._document = np.empty(0, np.int32)
-        self._used = 0
-
-    def __next__(self) -> np.ndarray:
-        pieces, wanted = [], self._length
-        while wanted:
-            if self._used == len(self._document):
-                self._begins, self._document, self._used = self._parent.get_state(), next(self._parent), 0
-            piece = self._document[self._used : self._used + wanted]
-            pieces.append(piece)
-            self._used += len(piece)
-            wanted -= len(piece)
-        return np.concatenate(pieces)
-
-    def get_state(self) -> dict[str, Any]:
-        return {"document": self._begins, "used": self._used}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._begins, self._used = state["document"], state["used"]
-        self._parent.set_state(self._begins)
-        self._document = next(self._parent) if self._used else np.empty(0, np.int32)
-
-
-def shuffled_documents(config: DataConfig, *, seed: int, process_index: int, process_count: int) -> grain.MapDataset:
-    """One process's share of the train split, over and over, each epoch in its own order.
+def shuffled_documents(config: DataConfig, *, seed: int, stream: int) -> grain.MapDataset:
+    """One stream's share of the train split, over and over, each epoch in its own order.
 
     Args:
         config: What to read, and where it is.
         seed: Decides the orders; below 2^32.
-        process_index: Which share.
-        process_count: Number of shares. In every epoch each document is in one of them.
+        stream: Which of the `config.streams` shares. In every epoch each document is in one of them.
 
     Returns:
         Token arrays, shape=(any,), int32.
     """
     tokenizer = load_tokenizer(config.tokenizer)
     records = grain.MapDataset.source(open_split(config, "train")).shuffle(seed)
-    share = records[process_index::process_count].repeat()
+    share = records[stream :: config.streams].repeat()
     return share.map(lambda record: tokenizer.encode(record["text"]))
 
 
-def train_iterator(
-    config: DataConfig,
-    *,
-    batch_size: int,
-    seed: int,
-    process_index: int | None = None,
-    process_count: int | None = None,
-) -> grain.DatasetIterator:
+def _stream(config: DataConfig, *, rows: int, seed: int, stream: int) -> grain.DatasetIterator:
+    """One stream's rows of every batch, shape=(rows, sequence_length), int32, prepared in a thread of its own."""
+    # Grain adds the epoch, or the window, to a seed: seeds 0 and 1 would give the same orders an epoch apart.
+    words = np.random.SeedSequence(seed).generate_state(2 + stream)
+    documents = shuffled_documents(config, seed=int(words[0]) >> 1, stream=stream)
+    packed = PackIterDataset(
+        documents.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=32)), config.sequence_length
+    )
+    shuffled = grain.experimental.WindowShuffleIterDataset(
+        packed, window_size=SHUFFLE_WINDOW, seed=int(words[1 + stream]) >> 1
+    )
+    return iter(
+        grain.experimental.ThreadPrefetchIterDataset(shuffled.batch(rows), prefetch_buffer_size=PREFETCH_BATCHES)
+    )
+
+
+class TrainIterator:
+    """One process's rows of every batch of the train split, without end.
+
+    The batches depend on the seed, their size and the number of streams alone: each stream gives a batch an equal
+    number of rows, one stream's after the other's, and a process reads the streams of its rows.
+    """
+
+    def __init__(self, streams: dict[int, grain.DatasetIterator], rows: np.ndarray, rows_per_stream: int):
+        """Use `train_iterator`.
+
+        Args:
+            streams: Number of the stream, and the iterator over its rows; all that `rows` come from.
+            rows: Which rows of a batch to yield, ascending.
+            rows_per_stream: Rows of a batch that come from one stream.
+        """
+        self._streams = streams
+        self._places = (
+            np.searchsorted(list(streams), rows // rows_per_stream) * rows_per_stream + rows % rows_per_stream
+        )
+
+    def __iter__(self) -> "TrainIterator":
+        """Returns itself."""
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """Returns the next batch's rows, shape=(len(rows), sequence_length), int32."""
+        tokens: np.ndarray = np.concatenate([next(stream) for stream in self._streams.values()])[self._places]
+        return tokens
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the streams of all processes are, counting the batches handed out; all processes must call it.
+
+        Returns:
+            The state of every stream by its number, the same on every process, small and fit for JSON.
+        """
+        states = {str(stream): iterator.get_state() for stream, iterator in self._streams.items()}
+        return {name: state for share in _from_all_processes(states) for name, state in share.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Moves to where `get_state` was called, with any number of processes: the next batches are the same bits."""
+        for stream, iterator in self._streams.items():
+            iterator.set_state(state[str(stream)])
+
+    def close(self) -> None:
+        """Ends the threads."""
+        for iterator in self._streams.values():
+            iterator.close()
+
+
+def _from_all_processes(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """One small JSON value of each process, on every process."""
+    words = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(words))).reshape(-1)
+    padded = np.pad(words, (0, lengths.max() - len(words)))
+    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+
+def train_iterator(config: DataConfig, *, batch_size: int, seed: int, rows: np.ndarray | None = None) -> TrainIterator:
     """Batches of the train split without end. Each epoch has its own order.
 
     Args:
         config: What to read, and where it is.
         batch_size: Sequences in a batch, over all processes.
         seed: Decides the order.
-        process_index: Which share of the documents to read; None means this process's.
-        process_count: Number of shares; None means one for each process.
+        rows: Which rows of each batch to yield, ascending; None yields all. No text is read for streams without
+            any of them.
 
     Returns:
-        Yields arrays of shape=(batch_size // process_count, sequence_length), int32. The next batches are
-        prepared in a thread, but `get_state()` counts only those handed out. It is a small dict, fit for
-        JSON; after `set_state()` the next batches are the same bit for bit. grain.checkpoint.CheckpointSave
-        and CheckpointRestore keep it in an Orbax checkpoint.
+        Yields arrays of shape=(len(rows), sequence_length), int32. The next batches are prepared in threads.
 
     Raises:
         FileNotFoundError: The data set or the tokenizer is not there.
-        ValueError: One of them is something else, or the batch cannot be shared out evenly.
+        ValueError: One of them is something else, or the streams cannot share the batch evenly.
     """
-    index = jax.process_index() if process_index is None else process_index
-    count = jax.process_count() if process_count is None else process_count
-    if batch_size % count:
-        raise ValueError(f"batch_size={batch_size} cannot be shared out evenly among {count} processes")
-    # Grain adds the epoch, or the window, to a seed: seeds 0 and 1 would give the same orders an epoch apart.
-    document_seed, window_seed = (int(word) >> 1 for word in np.random.SeedSequence(seed).generate_state(2))
-    documents = shuffled_documents(config, seed=document_seed, process_index=index, process_count=count)
-    stream = documents.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=32))
-    stream = PackIterDataset(stream, config.sequence_length)
-    stream = grain.experimental.WindowShuffleIterDataset(stream, window_size=SHUFFLE_WINDOW, seed=window_seed)
-    stream = stream.batch(batch_size // count)
-    return iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=PREFETCH_BATCHES))
+    if config.streams < 1 or batch_size % config.streams:
+        raise ValueError(
+            f"data.streams={config.streams} cannot share batch_size={batch_size} evenly: choose a divisor of it"
+        )
+    rows = np.arange(batch_size) if rows is None else rows
+    share = batch_size // config.streams
+    streams = {
+        stream: _stream(config, rows=share, seed=seed, stream=stream) for stream in np.unique(rows // share).tolist()
+    }
+    return TrainIterator(streams, rows, share)
 
 
 def validation_batches(config: DataConfig, *, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

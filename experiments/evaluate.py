@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments import partitioning
 from experiments.checkpoints import find_run, restore_params
 from experiments.config import Config, from_command_line
 from experiments.data import check_vocab_size, load_tokenizer, token_counts, validation_batches
-from experiments.llama import Llama, loss_sum_and_count
+from experiments.llama import Llama, abstract_model, loss_sum_and_count
 
 
 class Validation(NamedTuple):
@@ -32,19 +33,25 @@ class Validation(NamedTuple):
 
 
 def evaluate(
-    graphdef: nnx.GraphDef[Llama], params: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+    graphdef: nnx.GraphDef[Llama],
+    params: Any,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    mesh: jax.sharding.Mesh,
 ) -> Validation:
     """Measures a model on all tokens of the batches, each counted once.
 
     Args:
         graphdef: The model without its parameters.
         params: Its parameters.
-        batches: Tokens `[B, L]` and which of them are real `[B, L]`, all batches of one shape.
+        batches: Tokens `[B, L]` and which of them are real `[B, L]`, all batches of one shape, the same on every
+            process.
+        mesh: The devices, which share the rows of every batch.
 
     Returns:
         The exact mean over all predicted tokens, summed in float64.
     """
-    parts = [_sum_and_count(graphdef, params, *jax.device_put(batch)) for batch in batches]
+    with jax.set_mesh(mesh):
+        parts = [_sum_and_count(graphdef, params, *partitioning.share_rows(batch, mesh)) for batch in batches]
     sums, counts = zip(*jax.device_get(parts), strict=True)
     tokens = sum(int(count) for count in counts)
     return Validation(math.fsum(sums) / tokens, tokens)
@@ -99,11 +106,15 @@ def main(args: Sequence[str] | None = None) -> int:
     """Evaluates the newest checkpoint of a run: `python -m experiments.evaluate PRESET --workdir ...`."""
     config = from_command_line(args, prog="python -m experiments.evaluate")
     try:
+        partitioning.join_processes()
+        mesh = partitioning.make_mesh(config)
         check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
         find_run(config)
-        graphdef, params = nnx.split(Llama(config.model, rngs=nnx.Rngs(0)))
-        step, params = restore_params(config.workdir / "checkpoints", nnx.to_pure_dict(params))
-        print(f"step {step}: {verdict(evaluate(graphdef, params, validation_set(config)), unigram_of(config))}")
+        graphdef, shapes = abstract_model(config.model)
+        step, params = restore_params(config.workdir / "checkpoints", partitioning.abstract(shapes, mesh))
+        validation = evaluate(graphdef, params, validation_set(config), mesh)
+        if jax.process_index() == 0:
+            print(f"step {step}: {verdict(validation, unigram_of(config))}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@
 #   1: an axis to broadcast over
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,14 +18,24 @@ import optax
 from flax import nnx
 
 from experiments.config import ModelConfig
+from experiments.partitioning import constrain_rows, constrain_whole
+
+
+def _init(config: ModelConfig) -> nnx.Initializer:
+    """Draws a weight matrix; the bits are the same inside and outside of jit."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        # The compiler would otherwise multiply the standard deviation into a factor of the normal distribution.
+        return jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * config.init_stddev
+
+    return init
 
 
 class Linear(nnx.Module):
     """A matrix multiplication over the last axis, without bias."""
 
     def __init__(self, config: ModelConfig, in_features: int, out_features: int, *, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(config.init_stddev)
-        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), jnp.float32))
+        self.kernel = nnx.Param(_init(config)(rngs.params(), (in_features, out_features), jnp.float32))
 
     def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
         """Maps `x[..., in_features]` to `[..., out_features]`, in the dtype of x unless `out_dtype` says otherwise."""
@@ -136,9 +147,8 @@ class Llama(nnx.Module):
                 f"hidden_size={config.hidden_size} does not split into num_heads={config.num_heads} heads of even "
                 "width: choose a hidden_size that is a multiple of 2 * num_heads."
             )
-        init = nnx.initializers.normal(config.init_stddev)
         self.config = config
-        self.embed = nnx.Embed(config.vocab_size, config.hidden_size, embedding_init=init, rngs=rngs)
+        self.embed = nnx.Embed(config.vocab_size, config.hidden_size, embedding_init=_init(config), rngs=rngs)
         self.layers = nnx.vmap(lambda rngs: Block(config, rngs=rngs))(rngs.split(config.num_layers))
         self.final_norm = _norm(config, rngs)
         self.lm_head = Linear(config, config.hidden_size, config.vocab_size, rngs=rngs)
@@ -156,14 +166,15 @@ class Llama(nnx.Module):
         graphdef, blocks = nnx.split(self.layers)
 
         def apply_block(x_BxLxD: jax.Array, block: nnx.State[Any, Any]) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, block)(x_BxLxD, rotations), None
+            return constrain_rows(nnx.merge(graphdef, block)(x_BxLxD, rotations)), None
 
         # Even without remat, only the projections are kept: recomputing attention scores and elementwise
         # operations costs less than writing and reading them.
         keep = None if self.config.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         apply_block = jax.checkpoint(apply_block, prevent_cse=False, policy=keep)
         # Looked up in float32: the gradient of a frequent token is a long sum.
-        x_BxLxD = self.embed(tokens_BxL).astype(self.config.compute_dtype)
+        embedding_VxD = constrain_whole(self.embed.embedding[...])
+        x_BxLxD = constrain_rows(jnp.take(embedding_VxD, tokens_BxL, axis=0).astype(self.config.compute_dtype))
         x_BxLxD, _ = jax.lax.scan(apply_block, x_BxLxD, blocks)
         return self.lm_head(self.final_norm(x_BxLxD), out_dtype=jnp.float32)
 
@@ -195,6 +206,12 @@ def next_token_loss(model: Llama, tokens_BxL: jax.Array, mask_BxL: jax.Array | N
     """Mean cross-entropy in nats per predicted token, shape `()`, float32; arguments as in `loss_sum_and_count`."""
     total, count = loss_sum_and_count(model, tokens_BxL, mask_BxL)
     return total / count
+
+
+def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef[Llama], Any]:
+    """The model without its parameters, and the tree of their `jax.ShapeDtypeStruct`; draws nothing."""
+    graphdef, weights = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+    return graphdef, nnx.to_pure_dict(weights)
 
 
 def num_parameters(params: Any) -> int:

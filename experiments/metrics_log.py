@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -26,7 +27,7 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
     """The numbers of one run. A resumed run goes on where its checkpoint was: what came after is cut off."""
 
     def __init__(self, config: Config, *, start: int):
-        """Opens the logs in `config.workdir`.
+        """Opens the logs in `config.workdir`; only the first process writes.
 
         Args:
             config: The run.
@@ -36,6 +37,9 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
             OSError: If the logs cannot be written, as from the other methods.
         """
         self._workdir = config.workdir
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         with self._explained(), contextlib.ExitStack() as stack:
             config.workdir.mkdir(parents=True, exist_ok=True)
             path = config.workdir / "metrics.jsonl"
@@ -56,6 +60,8 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
             step: Optimizer steps made, counted from 1.
             values: Number by name; a slash in a name groups it.
         """
+        if not self._writes:
+            return
         with self._explained():
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._tensorboard.write(step, values)
@@ -64,6 +70,8 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
 
     def close(self) -> None:
         """Writes out what is buffered."""
+        if not self._writes:
+            return
         with self._explained():
             self._opened.close()
 

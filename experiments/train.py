@@ -8,9 +8,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,23 +17,17 @@ import rich.console
 from flax import nnx
 
 import optax_alphadecay as oad
-from experiments import figures, preemption
+from experiments import figures, partitioning, preemption
 from experiments.checkpoints import Checkpoints, claim_workdir
 from experiments.config import Config, check, from_command_line
-from experiments.data import check_vocab_size, load_tokenizer, train_iterator
+from experiments.data import TrainIterator, check_vocab_size, load_tokenizer, train_iterator
 from experiments.evaluate import Validation, evaluate, unigram_of, validation_set, verdict
-from experiments.llama import Llama, next_token_loss, num_parameters
+from experiments.llama import Llama, abstract_model, num_parameters
 from experiments.metrics_log import MetricsLog, read_metrics
 from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
 from experiments.preemption import Preempted, Preemption
 from experiments.progress import Progress
-
-
-class TrainState(NamedTuple):
-    """What a step turns into the next."""
-
-    params: Any
-    opt_state: Any
+from experiments.step import TrainState, compile_train_step, first_state
 
 
 @dataclasses.dataclass
@@ -43,9 +35,10 @@ class Run:
     """A run, ready to take its next step."""
 
     config: Config
+    mesh: jax.sharding.Mesh
     graphdef: nnx.GraphDef[Llama]
     optimizer: optax.GradientTransformation
-    batches: grain.DatasetIterator
+    batches: TrainIterator
     checkpoints: Checkpoints
     preemption: Preemption
     state: TrainState
@@ -88,6 +81,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def train(config: Config, listening: Preemption, console: rich.console.Console) -> int:
     """Takes a run from wherever it is to its end. Returns the exit code; raises the OSError of a disk or of data."""
     try:
+        partitioning.join_processes()
+        console.quiet = jax.process_index() > 0
         run = set_up(config, listening)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -125,44 +120,16 @@ def set_up(config: Config, listening: Preemption) -> Run:
     """
     check(config)
     check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
-    batches = train_iterator(config.data, batch_size=config.batch_size, seed=config.seed)
-    graphdef, weights = nnx.split(Llama(config.model, rngs=nnx.Rngs(config.seed)))
-    params = nnx.to_pure_dict(weights)
+    mesh = partitioning.make_mesh(config)
+    rows = partitioning.rows_of_process(mesh, config.batch_size)
+    batches = train_iterator(config.data, batch_size=config.batch_size, seed=config.seed, rows=rows)
+    graphdef, _ = abstract_model(config.model)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    opt_state = optimizer.init(params)
+    state = first_state(config, optimizer, mesh)
     claim_workdir(config)
     checkpoints = Checkpoints(config.workdir / "checkpoints")
-    step, params, opt_state = checkpoints.restore(params, opt_state, batches)
-    return Run(config, graphdef, optimizer, batches, checkpoints, listening, TrainState(params, opt_state), step)
-
-
-def make_train_step(graphdef: nnx.GraphDef[Llama], optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
-    """Builds one optimizer step.
-
-    Args:
-        graphdef: The model without its parameters.
-        optimizer: The whole update.
-
-    Returns:
-        A jitted function of the state, which is donated, and of int32 tokens `[accumulate, batch, length]`. It
-        returns the next state, and the float32 scalars `train/loss` and `train/gradient_norm` (before clipping).
-    """
-
-    def loss_of(params: Any, tokens_BxL: jax.Array) -> jax.Array:
-        return next_token_loss(nnx.merge(graphdef, params), tokens_BxL)
-
-    def train_step(state: TrainState, tokens_AxBxL: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        def add_piece(total: Any, tokens_BxL: jax.Array) -> tuple[Any, jax.Array]:
-            loss, gradients = jax.value_and_grad(loss_of)(state.params, tokens_BxL)
-            return jax.tree.map(jnp.add, total, gradients), loss
-
-        total, losses = jax.lax.scan(add_piece, jax.tree.map(jnp.zeros_like, state.params), tokens_AxBxL)
-        gradients = jax.tree.map(lambda gradient: gradient / len(losses), total)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics = {"train/loss": losses.mean(), "train/gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
-
-    return jax.jit(train_step, donate_argnums=0)
+    step, *restored = checkpoints.restore(*state, batches)
+    return Run(config, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*restored), step)
 
 
 def introduce(run: Run, console: rich.console.Console) -> None:
@@ -210,15 +177,14 @@ def fit(run: Run, console: rich.console.Console) -> None:
     config = run.config
     if run.step == config.steps:
         return
-    pieces = (config.accumulate, config.batch_size // config.accumulate, config.data.sequence_length)
     run.preemption.check(run.step)
     console.print("Compiling the step ...")
-    train_step = (
-        make_train_step(run.graphdef, run.optimizer).lower(run.state, jax.ShapeDtypeStruct(pieces, jnp.int32)).compile()
-    )
+    train_step = compile_train_step(config, run.graphdef, run.optimizer, run.state, run.mesh)
     run.preemption.check(run.step)
     learning_rates = np.asarray(jax.vmap(make_schedule(config.optimizer, config.steps))(jnp.arange(config.steps)))
-    progress = Progress(console, start=run.step, steps=config.steps, tokens_per_step=math.prod(pieces))
+    progress = Progress(
+        console, start=run.step, steps=config.steps, tokens_per_step=config.batch_size * config.data.sequence_length
+    )
 
     def look_at(step: int, metrics: dict[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -231,7 +197,7 @@ def fit(run: Run, console: rich.console.Console) -> None:
     with MetricsLog(config, start=run.step) as log, progress, jax.transfer_guard("disallow"):
         under_way = None
         for step in range(run.step + 1, config.steps + 1):
-            tokens_AxBxL = jax.device_put(next(run.batches).reshape(pieces))
+            tokens_AxBxL = partitioning.to_devices(next(run.batches), run.mesh, accumulate=config.accumulate)
             run.state, metrics = train_step(run.state, tokens_AxBxL)
             run.step = step
             if under_way:
@@ -288,7 +254,7 @@ def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
     """Logs and shows the validation loss, unless a preemption comes first."""
     try:
         batches = run.preemption.watch(validation_set(run.config), run.step)
-        validation = evaluate(run.graphdef, run.state.params, batches)
+        validation = evaluate(run.graphdef, run.state.params, batches, run.mesh)
     except Preempted:
         return  # the run that goes on makes it up
     values = {"loss": validation.loss, "perplexity": validation.perplexity, "tokens": validation.tokens}
@@ -304,20 +270,22 @@ def save(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
 
 def conclude(run: Run, console: rich.console.Console) -> None:
     """Prints the results of a finished run and draws its figures."""
-    config, state = run.config, run.state
+    config, params, newest = run.config, partitioning.to_host(run.state.params), run.checkpoints.latest()
+    if jax.process_index():
+        return
     metrics_path = config.workdir / "metrics.jsonl"
     metrics = read_metrics(metrics_path)
     final = next(line for line in reversed(metrics) if "validation/loss" in line)
     baseline = unigram_of(config)
     console.print()
     if config.optimizer.method in MODULEWISE:
-        rows = oad.module_table(state.opt_state, state.params, modules=MODULES)
+        rows = oad.module_table(run.state.opt_state, params, modules=MODULES)
         console.print(oad.format_table(rows, weight_decay=config.optimizer.weight_decay), end="\n\n")
     else:
         console.print(f"{config.optimizer.method} has no modules: no table, no figures of alpha and decay.\n")
     paths: list[tuple[str, pathlib.Path | None]] = [
-        *(("figure", path) for path in figures.draw(config, metrics, state.params, baseline.loss)),
-        ("checkpoint", run.checkpoints.latest()),
+        *(("figure", path) for path in figures.draw(config, metrics, params, baseline.loss)),
+        ("checkpoint", newest),
         ("metrics", metrics_path),
         ("TensorBoard", config.workdir / "tensorboard"),
     ]

@@ -126,7 +126,7 @@ def test_batches_are_the_packed_documents_in_another_order(config: DataConfig, m
     assert batches.shape == (24, 8, 32) and batches.dtype == np.int32
     windows = batches.reshape(3, SMALL_WINDOW, 32)
     seed = int(np.random.SeedSequence(3).generate_state(2)[0]) >> 1
-    documents = data.shuffled_documents(config, seed=seed, process_index=0, process_count=1)
+    documents = data.shuffled_documents(config, seed=seed, stream=0)
     stream = np.concatenate([documents[i] for i in range(40)])[: windows.size].reshape(windows.shape)
     for window, expected in zip(windows, stream, strict=True):
         assert as_multiset(window) == as_multiset(expected)

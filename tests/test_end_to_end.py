@@ -23,6 +23,7 @@ from experiments.llama import Llama, next_token_loss
 from experiments.metrics_log import MetricsLog, read_metrics
 from experiments.preemption import Preemption
 from experiments.progress import Progress, duration
+from experiments.step import TrainState, make_train_step
 from tests.experiment_fixtures import STEPS, FinishedRun
 
 TINY = ModelConfig(32, 48, 2, 1, vocab_size=64, compute_dtype="float32")
@@ -75,8 +76,8 @@ def test_pieces_of_a_batch_make_the_step_of_the_whole() -> None:
         jax.value_and_grad(lambda params: next_token_loss(nnx.merge(graphdef, params), tokens_BxL))
     )(params)
     expected = jax.tree.map(lambda weight, gradient: weight - 0.5 * gradient, params, gradients)
-    state = train.TrainState(params, optimizer.init(params))
-    new, metrics = train.make_train_step(graphdef, optimizer)(state, tokens_BxL.reshape(4, 2, 16))
+    state = TrainState(params, optimizer.init(params))
+    new, metrics = make_train_step(graphdef, optimizer)(state, tokens_BxL.reshape(4, 2, 16))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), new.params, expected)
     squares = sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(gradients))
     assert metrics["train/gradient_norm"] == pytest.approx(squares**0.5, rel=1e-5)
