@@ -83,14 +83,14 @@ def make_mesh(config: Config) -> jax.sharding.Mesh:
     return jax.make_mesh((devices // fsdp, fsdp), BATCH, axis_types=auto)
 
 
-def spec_of(path: jax.tree_util.KeyPath, leaf: Any) -> jax.P:
+def spec_of(path: tuple[Any, ...], leaf: Any) -> jax.P:
     """Where a leaf of the parameters lies, or one of the optimizer state that has the same name.
 
     Kernels and the embedding are cut on the axis of the model's hidden_size, which all of them have: sizes of other
     axes need not divide. All else is replicated.
 
     Args:
-        path: Its place in the tree; the last two keys are the layer and the parameter.
+        path: Its place in the tree, as JAX gives it; the last two keys are the layer and the parameter.
         leaf: Anything with a rank.
 
     Returns:
@@ -99,8 +99,8 @@ def spec_of(path: jax.tree_util.KeyPath, leaf: Any) -> jax.P:
     names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     if names[-1] not in ("kernel", "embedding"):
         return jax.P()
-    hidden_is_last = names[-2] in ("embed", "down_proj")
-    return jax.P(*[None] * (leaf.ndim - 2), *((None, "fsdp") if hidden_is_last else ("fsdp", None)))
+    axis = leaf.ndim - (1 if names[-2] in ("embed", "down_proj") else 2)
+    return jax.P(*[None] * axis, "fsdp")
 
 
 def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -119,7 +119,7 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def abstract(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Shapes, dtypes and shardings of parameters and optimizer states, as `jax.ShapeDtypeStruct`; arguments as above."""
+    """Shapes, dtypes and shardings of parameters and optimizer states, as `jax.ShapeDtypeStruct`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,

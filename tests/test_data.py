@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from experiments import corpus, data
 from experiments.config import DataConfig
+from experiments.packing import PackIterDataset
 
 VOCAB_SIZE = 512
 SMALL_WINDOW = 64
@@ -54,7 +55,7 @@ def take(batches: Any, count: int) -> np.ndarray:
 
 def packed(documents: list[np.ndarray], length: int) -> grain.DatasetIterator:
     stream = grain.MapDataset.source(documents).to_iter_dataset(grain.ReadOptions(num_threads=0))
-    return iter(data.PackIterDataset(stream, length))
+    return iter(PackIterDataset(stream, length))
 
 
 @given(documents_of_any_length, st.integers(1, 9))
@@ -104,10 +105,9 @@ def test_vocabulary_without_bos(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("shares", [1, 3])
-def test_every_epoch_has_every_document_once_over_all_shares(config: DataConfig, shares: int) -> None:
-    streams = [
-        data.shuffled_documents(config, seed=5, process_index=index, process_count=shares) for index in range(shares)
-    ]
+def test_every_epoch_has_every_document_once_over_all_streams(config: DataConfig, shares: int) -> None:
+    config = dataclasses.replace(config, streams=shares)
+    streams = [data.shuffled_documents(config, seed=5, stream=stream) for stream in range(shares)]
     all_of_them = encoded(config, "train")
     sizes = [len(range(index, len(all_of_them), shares)) for index in range(shares)]
     epochs = [
@@ -153,15 +153,48 @@ def test_resumes_bit_for_bit(config: DataConfig, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(take(running, 12), expected)
 
 
-def test_processes_share_the_batch(config: DataConfig) -> None:
-    shares = [
-        take(data.train_iterator(config, batch_size=8, seed=0, process_index=index, process_count=2), 4)
-        for index in range(2)
-    ]
-    assert [share.shape for share in shares] == [(4, 4, 32)] * 2
-    assert as_multiset(shares[0].reshape(-1, 32)).keys().isdisjoint(as_multiset(shares[1].reshape(-1, 32)))
-    with pytest.raises(ValueError, match="batch_size=8 cannot be shared out evenly among 3"):
-        data.train_iterator(config, batch_size=8, seed=0, process_index=0, process_count=3)
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [4, 5, 6, 7], [3, 4], [0, 5, 7], [6]])
+def test_batch_is_the_same_whoever_reads_it(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch, rows: list[int]
+) -> None:
+    monkeypatch.setattr(data, "SHUFFLE_WINDOW", SMALL_WINDOW)
+    config = dataclasses.replace(config, streams=4)
+    whole = data.train_iterator(config, batch_size=8, seed=0)
+    some = data.train_iterator(config, batch_size=8, seed=0, rows=np.array(rows))
+    np.testing.assert_array_equal(take(some, 40), take(whole, 40)[:, rows])
+
+    # A process takes its streams from the states of all, whatever rows it had when they were saved.
+    state = json.loads(json.dumps(whole.get_state()))
+    expected = take(whole, 9)[:, rows]
+    some.set_state(state)
+    np.testing.assert_array_equal(take(some, 9), expected)
+
+
+def test_streams_read_different_documents_in_different_orders(config: DataConfig) -> None:
+    config = dataclasses.replace(config, streams=2)
+    batches = take(data.train_iterator(config, batch_size=8, seed=0), 4)
+    first, second = (as_multiset(half.reshape(-1, 32)) for half in np.split(batches, 2, axis=1))
+    assert first.keys().isdisjoint(second)
+
+
+def test_process_opens_only_the_streams_of_its_rows(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    shuffled_documents = data.shuffled_documents
+
+    def note(config: DataConfig, *, seed: int, stream: int) -> grain.MapDataset:
+        opened.append(stream)
+        return shuffled_documents(config, seed=seed, stream=stream)
+
+    monkeypatch.setattr(data, "shuffled_documents", note)
+    config = dataclasses.replace(config, streams=4)
+    data.train_iterator(config, batch_size=8, seed=0, rows=np.array([3, 4])).close()
+    assert opened == [1, 2]
+
+
+@pytest.mark.parametrize("streams", [0, 3, 16])
+def test_streams_must_share_the_batch(config: DataConfig, streams: int) -> None:
+    with pytest.raises(ValueError, match=rf"data\.streams={streams} cannot share batch_size=8 evenly"):
+        data.train_iterator(dataclasses.replace(config, streams=streams), batch_size=8, seed=0)
 
 
 @pytest.mark.parametrize("eval_tokens", [1, 128, 1000, 10**9])

@@ -11,11 +11,13 @@ import scipy.special
 from flax import nnx
 
 from experiments import evaluate
-from experiments.config import ModelConfig
+from experiments.config import PRESETS, ModelConfig
 from experiments.llama import Llama
+from experiments.partitioning import make_mesh
 from tests.experiment_fixtures import STEPS, FinishedRun
 
 VOCAB_SIZE = 40
+ONE_DEVICE = make_mesh(PRESETS["nano"][1])
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_loss_is_the_mean_over_all_tokens(tokens_BxL: np.ndarray, real: int) -> 
         if b * 12 + position < real
     ]
     for size in (2, 3, 6):
-        found = evaluate.evaluate(*nnx.split(model), batched(tokens_BxL, size, real))
+        found = evaluate.evaluate(*nnx.split(model), batched(tokens_BxL, size, real), ONE_DEVICE)
         assert found.tokens == len(flat)
         assert found.loss == pytest.approx(np.mean(flat), rel=1e-6)
         assert found.perplexity == pytest.approx(np.exp(np.mean(flat)), rel=1e-5)
@@ -61,7 +63,7 @@ def test_unigram_predicts_what_the_model_predicts(tokens_BxL: np.ndarray) -> Non
     batches = batched(tokens_BxL, 2, 65)
     model = Llama(ModelConfig(16, 24, 2, 1, vocab_size=VOCAB_SIZE, compute_dtype="float32"), rngs=nnx.Rngs(0))
     unigram = evaluate.unigram(np.ones(VOCAB_SIZE, np.int64), batches)
-    assert evaluate.evaluate(*nnx.split(model), batches).tokens == unigram.tokens
+    assert evaluate.evaluate(*nnx.split(model), batches, ONE_DEVICE).tokens == unigram.tokens
 
 
 def test_perplexity_of_a_diverged_model_is_infinite() -> None:

@@ -1,0 +1,179 @@
+"""Checks of the experiments on eight devices; `tests/test_partitioning.py` runs them in a process of their own."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+import tempfile
+import time
+import traceback
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments import partitioning
+from experiments.checkpoints import Checkpoints
+from experiments.config import PRESETS, Config, MeshConfig, ModelConfig
+from experiments.evaluate import evaluate
+from experiments.llama import Llama, abstract_model
+from experiments.optimizers import make_optimizer
+from experiments.step import TrainState, compile_train_step, first_state, make_train_step
+
+LENGTH = 16
+# The width of the MLP does not divide, as the paper's 5461 does not.
+MODEL = ModelConfig(64, 99, 2, 2, vocab_size=80, compute_dtype="float32")
+LAYOUTS = ((8, 1), (2, 4), (1, 8))
+
+
+def config_of(data: int, fsdp: int, *, method: Any = "uniform", accumulate: int = 2) -> Config:
+    _, nano = PRESETS["nano"]
+    return dataclasses.replace(
+        nano,
+        model=MODEL,
+        data=dataclasses.replace(nano.data, sequence_length=LENGTH),
+        optimizer=dataclasses.replace(nano.optimizer, method=method, refresh_every=2),
+        mesh=MeshConfig(data, fsdp),
+        batch_size=16,
+        accumulate=accumulate,
+        steps=4,
+    )
+
+
+def batches(config: Config) -> np.ndarray:
+    shape = (config.steps, config.batch_size, LENGTH)
+    return np.random.default_rng(0).integers(MODEL.vocab_size, size=shape, dtype=np.int32)
+
+
+def train(config: Config) -> tuple[TrainState, list[float]]:
+    """A few steps on the mesh, by the functions that a run uses."""
+    mesh = partitioning.make_mesh(config)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = first_state(config, optimizer, mesh)
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = compile_train_step(config, abstract_model(config.model)[0], optimizer, state, mesh)
+    losses = []
+    for tokens_BxL in batches(config):
+        state, metrics = step(state, partitioning.to_devices(tokens_BxL, mesh, accumulate=config.accumulate))
+        losses.append(float(metrics["train/loss"]))
+    stays = jax.tree.map(lambda leaf, before: leaf.sharding.is_equivalent_to(before, leaf.ndim), state, where)
+    assert all(jax.tree.leaves(stays)), "the state stays where it was"
+    return state, losses
+
+
+def train_on_one_device(config: Config) -> tuple[TrainState, list[float]]:
+    """The same steps without a mesh, the whole batch in one piece."""
+    graphdef, weights = nnx.split(Llama(config.model, rngs=nnx.Rngs(config.seed)))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    params = nnx.to_pure_dict(weights)
+    state = TrainState(params, optimizer.init(params))
+    step = make_train_step(graphdef, optimizer)
+    losses = []
+    for tokens_BxL in batches(config):
+        state, metrics = step(state, jnp.asarray(tokens_BxL[None]))
+        losses.append(float(metrics["train/loss"]))
+    return state, losses
+
+
+def check_first_weights_are_those_of_one_device() -> None:
+    expected = nnx.to_pure_dict(nnx.state(Llama(MODEL, rngs=nnx.Rngs(0))))
+    for layout in LAYOUTS:
+        config = config_of(*layout)
+        state = first_state(config, make_optimizer(config.optimizer, config.steps), partitioning.make_mesh(config))
+        jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+
+
+def check_each_device_holds_its_share() -> None:
+    config = config_of(2, 4, method="alphadecay")
+    state = first_state(config, make_optimizer(config.optimizer, config.steps), partitioning.make_mesh(config))
+    shares = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.addressable_shards[0].data.size / leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if leaf.size
+    }
+    for name, share in shares.items():
+        assert share == (0.25 if name.endswith(("kernel", "embedding")) else 1), name
+    # Nine kernels and embeddings: as parameters, and as both moments of Adam.
+    assert list(shares.values()).count(0.25) == 27
+
+
+def check_training_is_that_of_one_device() -> None:
+    layouts: dict[str, tuple[tuple[int, int], ...]] = {"uniform": ((8, 1), (1, 8)), "alphadecay": ((2, 4),)}
+    for method in layouts:
+        expected, expected_losses = train_on_one_device(config_of(8, 1, method=method))
+        for layout in layouts[method]:
+            state, losses = train(config_of(*layout, method=method))
+            np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), state.params, expected.params)
+
+
+def check_weights_travel_and_activations_stay() -> None:
+    config = config_of(2, 4, accumulate=1)
+    mesh = partitioning.make_mesh(config)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = first_state(config, optimizer, mesh)
+    hlo = compile_train_step(config, abstract_model(config.model)[0], optimizer, state, mesh).as_text()
+    assert hlo is not None
+    gathered = {
+        tuple(sorted(map(int, shape.split(",")))) for shape in re.findall(r"\w+\[([\d,]+)\]\S* all-gather\(", hlo)
+    }
+    assert gathered == {(64, 64), (64, 99), (64, 80)}, "one layer's weights at a time, the embedding and the head"
+    assert not re.search(r" (all-to-all|collective-permute)\(", hlo)
+
+
+def check_checkpoint_moves_to_other_meshes() -> None:
+    def numbers() -> grain.DatasetIterator:
+        return iter(grain.MapDataset.range(9).to_iter_dataset())
+
+    config = config_of(2, 4)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    mesh = partitioning.make_mesh(config)
+    weights = first_state(config, optimizer, mesh).params
+    # Moments of a made-up gradient: no two leaves are equal, and none is zero.
+    saved = TrainState(weights, jax.jit(optimizer.update)(weights, optimizer.init(weights), weights)[1])
+    with tempfile.TemporaryDirectory() as directory:
+        with Checkpoints(pathlib.Path(directory)) as checkpoints:
+            checkpoints.save(4, *saved, numbers())
+        for layout in ((8, 1), (1, 8)):
+            fresh = first_state(config_of(*layout), optimizer, partitioning.make_mesh(config_of(*layout)))
+            with Checkpoints(pathlib.Path(directory)) as checkpoints:
+                step, *restored = checkpoints.restore(*fresh, numbers())
+            assert step == 4
+            jax.tree.map(np.testing.assert_array_equal, tuple(restored), tuple(saved))
+            for found, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(fresh), strict=True):
+                assert found.sharding == expected.sharding
+
+
+def check_validation_is_exact() -> None:
+    graphdef, weights = nnx.split(Llama(MODEL, rngs=nnx.Rngs(1)))
+    params = nnx.to_pure_dict(weights)
+    tokens_BxL = batches(config_of(8, 1))[0]
+    mask_BxL = (np.arange(tokens_BxL.size) < 200).reshape(tokens_BxL.shape)
+    one_device = jax.make_mesh((1, 1), partitioning.BATCH, (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    expected = evaluate(graphdef, params, [(tokens_BxL, mask_BxL)], one_device)
+    for layout in LAYOUTS:
+        mesh = partitioning.make_mesh(config_of(*layout))
+        spread = jax.device_put(params, partitioning.shardings(params, mesh))
+        found = evaluate(graphdef, spread, [(tokens_BxL, mask_BxL)], mesh)
+        assert found.tokens == expected.tokens == 200 - 13
+        np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+
+
+CHECKS = [name for name in list(globals()) if name.startswith("check_")]
+
+if __name__ == "__main__":
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    outcomes = dict.fromkeys(CHECKS, "")
+    for check in CHECKS:
+        try:
+            began = time.monotonic()
+            globals()[check]()
+            print(check, round(time.monotonic() - began), "s", file=sys.stderr)
+        except Exception:
+            outcomes[check] = traceback.format_exc()
+    json.dump(outcomes, sys.stdout)

@@ -1,0 +1,80 @@
+"""Meshes: eight devices train as one does, each holds its share, and what cannot be cut is refused."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import partitioning
+from experiments.config import PRESETS, Config, MeshConfig
+from experiments.llama import abstract_model
+from tests.eight_devices import CHECKS
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, str]:
+    """The traceback of every check, empty for those that hold."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-W", "error", "-m", "tests.eight_devices"]
+    root = pathlib.Path(__file__).parents[1]
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    child = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    found: dict[str, str] = json.loads(child.stdout)
+    return found
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_on_eight_devices(outcomes: dict[str, str], check: str) -> None:
+    assert not outcomes[check], outcomes[check]
+
+
+NANO = PRESETS["nano"][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": MeshConfig(fsdp=3)}, r"mesh\.fsdp=3 does not divide the 8 devices"),
+        ({"mesh": MeshConfig(fsdp=0)}, r"mesh\.fsdp=0 does not divide the 8 devices"),
+        ({"mesh": MeshConfig(data=2, fsdp=2)}, r"mesh\.data=2 times mesh\.fsdp=2 .* 8 devices .* --mesh\.data 4"),
+        ({"mesh": MeshConfig(data=0)}, r"mesh\.data=0 times mesh\.fsdp=1 .* --mesh\.data 8"),
+        (
+            {"mesh": MeshConfig(fsdp=8), "model": dataclasses.replace(NANO.model, hidden_size=132)},
+            r"mesh\.fsdp=8 does not divide model\.hidden_size=132",
+        ),
+        ({"batch_size": 36}, r"batch_size=36 in accumulate=1 pieces makes 36 .* a multiple of 8"),
+        ({"accumulate": 8}, r"batch_size=32 in accumulate=8 pieces makes 4 .* a multiple of 8"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(
+    changes: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jax.device_count", lambda: 8)
+    config: Config = dataclasses.replace(NANO, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        partitioning.make_mesh(config)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_cut_on_its_width(preset: str) -> None:
+    config = PRESETS[preset][1].model
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_model(config)[1]):
+        cut = [size for size, axis in zip(leaf.shape, partitioning.spec_of(path, leaf), strict=False) if axis]
+        assert cut == ([config.hidden_size] if path[-1].key in ("kernel", "embedding") else [])
+
+
+def test_pieces_keep_the_rows_of_a_device() -> None:
+    mesh = partitioning.make_mesh(NANO)
+    rows = np.arange(12, dtype=np.int32)[:, None] * np.ones(5, np.int32)
+    pieces = np.asarray(partitioning.to_devices(rows, mesh, accumulate=3))
+    assert pieces.shape == (3, 4, 5)
+    np.testing.assert_array_equal(pieces[:, :, 0].T.ravel(), np.arange(12))
+    np.testing.assert_array_equal(partitioning.rows_of_process(mesh, 12), np.arange(12))
