@@ -10,9 +10,11 @@ import optax
 from flax import nnx
 
 from experiments.config import PRESETS, Config
-from experiments.llama import Llama
+from experiments.llama import Llama, abstract_model
 from experiments.optimizers import make_optimizer
+from experiments.partitioning import abstract, make_mesh
 from experiments.step import TrainState, make_train_step
+from experiments.step import compile_train_step as compile_step
 
 Method = Literal["uniform", "alphadecay"]
 
@@ -80,6 +82,22 @@ def compile_train_step(config: Config, batch_size: int, length: int) -> jax.stag
     state = TrainState(params, jax.eval_shape(optimizer.init, params))
     tokens_AxBxL = jax.ShapeDtypeStruct((1, batch_size, length), jnp.int32)
     return make_train_step(graphdef, optimizer).lower(state, tokens_AxBxL).compile()
+
+
+def compile_for_mesh(config: Config) -> jax.stages.Compiled:
+    """Compiles the step of a run for the devices at hand as `config.mesh` arranges them; allocates nothing.
+
+    Args:
+        config: The run, batch size and precision included.
+
+    Returns:
+        The step; its `memory_analysis()` is per device.
+    """
+    mesh = make_mesh(config)
+    graphdef, params = abstract_model(config.model)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
+    return compile_step(config, graphdef, optimizer, state, mesh)
 
 
 def compile_optimizer_step(config: Config, params: Any) -> jax.stages.Compiled:
