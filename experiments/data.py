@@ -3,7 +3,6 @@
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +11,10 @@ import grain
 import numpy as np
 import sentencepiece
 import tensorflow_datasets as tfds
-from jax.experimental import multihost_utils
 
 from experiments.config import DataConfig
 from experiments.packing import PackIterDataset
+from experiments.partitioning import from_all_processes
 from experiments.records import Records
 
 SHUFFLE_WINDOW = 2048
@@ -205,7 +204,7 @@ class TrainIterator:
             The state of every stream by its number, the same on every process, small and fit for JSON.
         """
         states = {str(stream): iterator.get_state() for stream, iterator in self._streams.items()}
-        return {name: state for share in _from_all_processes(states) for name, state in share.items()}
+        return {name: state for share in from_all_processes(states) for name, state in share.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Moves to where `get_state` was called, with any number of processes: the next batches are the same bits."""
@@ -216,15 +215,6 @@ class TrainIterator:
         """Ends the threads."""
         for iterator in self._streams.values():
             iterator.close()
-
-
-def _from_all_processes(value: dict[str, Any]) -> list[dict[str, Any]]:
-    """One small JSON value of each process, on every process."""
-    words = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array(len(words))).reshape(-1)
-    padded = np.pad(words, (0, lengths.max() - len(words)))
-    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
-    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
 def train_iterator(config: DataConfig, *, batch_size: int, seed: int, rows: np.ndarray | None = None) -> TrainIterator:

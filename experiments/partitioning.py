@@ -1,6 +1,7 @@
 """Spreads a run over devices: its processes, its mesh, and where weights and batches lie on it."""
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -184,6 +185,15 @@ def share_rows(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 def to_host(tree: Any) -> Any:
     """Copies a tree of sharded arrays to every process, whole; all processes must call it."""
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def from_all_processes(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """Gathers one small JSON value of each process on every process; all processes must call it."""
+    words = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(words))).reshape(-1)
+    padded = np.pad(words, (0, lengths.max() - len(words)))
+    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
 def _one_device() -> bool:
