@@ -67,7 +67,6 @@ def test_two_processes_train_as_one_and_one_goes_on(
     first, second = two_processes(["-c", STOPPED_RUN, "32", *command, "--mesh.fsdp", "2"])
     assert "Compiling the step" in first and "step 30/60 | validation loss" in first
     assert "step" not in second, "only the first process prints"
-    assert [path.name for path in (tmp_path / "checkpoints/32/batches").iterdir()] == ["metadata"]
 
     assert train.main(command) == 0
     assert f"Going on from step 32: {tmp_path}/checkpoints/32" in capsys.readouterr().out
@@ -107,6 +106,10 @@ def test_environment_says_where_the_others_are(
     assert calls == [arguments]
 
 
-def test_half_an_environment_is_explained() -> None:
+def test_half_an_environment_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: str | int | None) -> None:
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", refuse)
     with pytest.raises(ValueError, match=r"JAX_NUM_PROCESSES \(now None\) and JAX_PROCESS_ID \(now 1\)"):
         partitioning.join_processes({"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_PROCESS_ID": "1"})
