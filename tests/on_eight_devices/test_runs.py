@@ -1,13 +1,9 @@
-"""Checks of the experiments on eight devices; `tests/test_partitioning.py` runs them in a process of their own."""
+"""Runs on eight devices: the weights, losses, checkpoints and validation of one, and a share on each."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
-import json
 import pathlib
 import re
-import sys
-import tempfile
-import traceback
 from typing import Any
 
 import grain
@@ -78,14 +74,14 @@ def train_on_one_device(config: Config) -> tuple[TrainState, list[float]]:
     return state, losses
 
 
-def check_first_weights_are_those_of_one_device() -> None:
+def test_first_weights_are_those_of_one_device() -> None:
     expected = nnx.to_pure_dict(nnx.state(Llama(MODEL, rngs=nnx.Rngs(0))))
     config = config_of(2, 4)
     state = first_state(config, make_optimizer(config.optimizer, config.steps), partitioning.make_mesh(config))
     jax.tree.map(np.testing.assert_array_equal, state.params, expected)
 
 
-def check_each_device_holds_its_share() -> None:
+def test_each_device_holds_its_share() -> None:
     config = config_of(2, 4, method="alphadecay")
     state = first_state(config, make_optimizer(config.optimizer, config.steps), partitioning.make_mesh(config))
     shares = {
@@ -99,7 +95,7 @@ def check_each_device_holds_its_share() -> None:
     assert list(shares.values()).count(0.25) == 27
 
 
-def check_training_is_that_of_one_device() -> None:
+def test_training_is_that_of_one_device() -> None:
     expected, expected_losses = train_on_one_device(config_of(8, 1))
     for layout in ((8, 1), (2, 4)):
         state, losses, hlo = train(config_of(*layout))
@@ -113,7 +109,7 @@ def check_training_is_that_of_one_device() -> None:
     assert not re.search(r" (all-to-all|collective-permute)\(", hlo)
 
 
-def check_checkpoint_moves_to_other_meshes() -> None:
+def test_checkpoint_moves_to_other_meshes(tmp_path: pathlib.Path) -> None:
     def numbers() -> grain.DatasetIterator:
         return iter(grain.MapDataset.range(9).to_iter_dataset())
 
@@ -123,20 +119,19 @@ def check_checkpoint_moves_to_other_meshes() -> None:
     weights = first_state(config, optimizer, mesh).params
     # Moments of a made-up gradient: no two leaves are equal, and none is zero.
     saved = TrainState(weights, jax.jit(optimizer.update)(weights, optimizer.init(weights), weights)[1])
-    with tempfile.TemporaryDirectory() as directory:
-        with Checkpoints(pathlib.Path(directory)) as checkpoints:
-            checkpoints.save(4, *saved, numbers())
-        for layout in ((8, 1), (1, 8)):
-            fresh = first_state(config_of(*layout), optimizer, partitioning.make_mesh(config_of(*layout)))
-            with Checkpoints(pathlib.Path(directory)) as checkpoints:
-                step, *restored = checkpoints.restore(*fresh, numbers())
-            assert step == 4
-            jax.tree.map(np.testing.assert_array_equal, tuple(restored), tuple(saved))
-            for found, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(fresh), strict=True):
-                assert found.sharding == expected.sharding
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, *saved, numbers())
+    for layout in ((8, 1), (1, 8)):
+        fresh = first_state(config_of(*layout), optimizer, partitioning.make_mesh(config_of(*layout)))
+        with Checkpoints(tmp_path) as checkpoints:
+            step, *restored = checkpoints.restore(*fresh, numbers())
+        assert step == 4
+        jax.tree.map(np.testing.assert_array_equal, tuple(restored), tuple(saved))
+        for found, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(fresh), strict=True):
+            assert found.sharding == expected.sharding
 
 
-def check_validation_is_exact() -> None:
+def test_validation_is_exact() -> None:
     graphdef, weights = nnx.split(Llama(MODEL, rngs=nnx.Rngs(1)))
     params = nnx.to_pure_dict(weights)
     tokens_BxL = batches(config_of(8, 1))[0]
@@ -149,16 +144,3 @@ def check_validation_is_exact() -> None:
         found = evaluate(graphdef, spread, [(tokens_BxL, mask_BxL)], mesh)
         assert found.tokens == expected.tokens == 200 - 13
         np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
-
-
-CHECKS = [name for name in list(globals()) if name.startswith("check_")]
-
-if __name__ == "__main__":
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    outcomes = dict.fromkeys(CHECKS, "")
-    for check in CHECKS:
-        try:
-            globals()[check]()
-        except Exception:
-            outcomes[check] = traceback.format_exc()
-    json.dump(outcomes, sys.stdout)
