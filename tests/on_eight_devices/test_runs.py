@@ -97,10 +97,9 @@ def test_each_device_holds_its_share() -> None:
 
 def test_training_is_that_of_one_device() -> None:
     expected, expected_losses = train_on_one_device(config_of(8, 1))
-    for layout in ((8, 1), (2, 4)):
-        state, losses, hlo = train(config_of(*layout))
-        np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), state.params, expected.params)
+    state, losses, hlo = train(config_of(2, 4))
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), state.params, expected.params)
     # Weights travel, one layer's at a time, the embedding and the head; activations stay where they are.
     gathered = {
         tuple(sorted(map(int, shape.split(",")))) for shape in re.findall(r"\w+\[([\d,]+)\]\S* all-gather\(", hlo)
@@ -121,14 +120,13 @@ def test_checkpoint_moves_to_other_meshes(tmp_path: pathlib.Path) -> None:
     saved = TrainState(weights, jax.jit(optimizer.update)(weights, optimizer.init(weights), weights)[1])
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, *saved, numbers())
-    for layout in ((8, 1), (1, 8)):
-        fresh = first_state(config_of(*layout), optimizer, partitioning.make_mesh(config_of(*layout)))
-        with Checkpoints(tmp_path) as checkpoints:
-            step, *restored = checkpoints.restore(*fresh, numbers())
-        assert step == 4
-        jax.tree.map(np.testing.assert_array_equal, tuple(restored), tuple(saved))
-        for found, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(fresh), strict=True):
-            assert found.sharding == expected.sharding
+    fresh = first_state(config_of(1, 8), optimizer, partitioning.make_mesh(config_of(1, 8)))
+    with Checkpoints(tmp_path) as checkpoints:
+        step, *restored = checkpoints.restore(*fresh, numbers())
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, tuple(restored), tuple(saved))
+    for found, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(fresh), strict=True):
+        assert found.sharding == expected.sharding
 
 
 def test_validation_is_exact() -> None:
