@@ -73,7 +73,7 @@ def test_preemption_loses_nothing(
         return capsys.readouterr().out
 
     # While it starts, and while it compiles: no step was made.
-    for name in ("claim_workdir", "make_train_step"):
+    for name in ("claim_workdir", "compile_train_step"):
         output = preempted(train, name, lambda *args: True)
         assert "Preempted (SIGTERM). The same command goes on from the start" in output
         assert manifest.steps_in(steps) == []
@@ -154,7 +154,7 @@ def test_all_processes_stop_at_the_same_step() -> None:
     assert steps[0] == steps[1] and int(steps[0]) > 5
 
 
-@pytest.mark.parametrize("name", ["claim_workdir", "introduce", "make_train_step"])
+@pytest.mark.parametrize("name", ["claim_workdir", "introduce", "compile_train_step"])
 def test_interrupt_while_starting_is_no_traceback(
     name: str,
     tiny_command: list[str],
