@@ -62,11 +62,11 @@ def in_branches(hlo: str) -> list[Instruction]:
     return _reached(computations, branches)
 
 
-def in_loops(hlo: str) -> list[Instruction]:
-    """Lists what runs in the bodies of loops, and in what they call; arguments as in `run_each_time`."""
+def in_loops_of_branches(hlo: str) -> list[Instruction]:
+    """Lists what runs in loops within branches of conditionals, and in what they call; as in `run_each_time`."""
     computations, _ = _parse(hlo)
-    bodies = {name for each in computations.values() for one in each if one.opcode == "while" for name in one.calls}
-    return _reached(computations, bodies)
+    loops = {name for one in in_branches(hlo) if one.opcode == "while" for name in one.calls}
+    return _reached(computations, loops)
 
 
 def trips(hlo: str, wanted: Callable[[Instruction], bool]) -> list[int]:

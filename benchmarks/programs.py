@@ -84,16 +84,17 @@ def compile_train_step(config: Config, batch_size: int, length: int) -> jax.stag
     return make_train_step(graphdef, optimizer).lower(state, tokens_AxBxL).compile()
 
 
-def compile_for_mesh(config: Config) -> jax.stages.Compiled:
-    """Compiles the step of a run for the devices at hand as `config.mesh` arranges them; allocates nothing.
+def compile_for_mesh(config: Config, mesh: jax.sharding.Mesh | None = None) -> jax.stages.Compiled:
+    """Compiles the step of a run for a mesh; allocates nothing.
 
     Args:
         config: The run, batch size and precision included.
+        mesh: Axes `data` and `fsdp` of devices that need not be there; None arranges those at hand by `config.mesh`.
 
     Returns:
         The step; its `memory_analysis()` is per device.
     """
-    mesh = make_mesh(config)
+    mesh = make_mesh(config) if mesh is None else mesh
     graphdef, params = abstract_model(config.model)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)

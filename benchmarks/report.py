@@ -21,24 +21,28 @@ _VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THR
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "torch")
 
 
-def conditions(arguments: Sequence[str]) -> dict[str, str]:
+def conditions(
+    arguments: Sequence[str], *, module: str = "benchmarks.run", packages: Sequence[str] = _PACKAGES
+) -> dict[str, str]:
     """Where, when and with what this process measures.
 
     Args:
-        arguments: The command line after `python -m benchmarks.run`.
+        arguments: The command line after `python -m MODULE`.
+        module: What was run.
+        packages: Those whose versions matter.
 
     Returns:
         Names and values, ready to print.
     """
     versions = [f"python {platform.python_version()}"]
-    for package in _PACKAGES:
+    for package in packages:
         try:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package} not installed")
     variables = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
     return {
-        "command": shlex.join([*variables, "python", "-m", "benchmarks.run", *arguments]),
+        "command": shlex.join([*variables, "python", "-m", module, *arguments]),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores; jax on {jax.devices()[0].device_kind}",
@@ -56,20 +60,29 @@ def markdown(measured_under: dict[str, str], rows: Sequence[Row]) -> str:
     Returns:
         A Markdown list of the conditions and a table of the rows, ending in a newline.
     """
-    lines = [f"- {name}: {value}" for name, value in measured_under.items()]
-    lines += [
-        "",
-        "| what | measured | budget | holds | middle half | repeats | in absolute numbers |",
-        "|---|---:|---:|---|---|---:|---|",
-    ]
+    columns = ("what", "measured", "budget", "holds", "middle half", "repeats", "in absolute numbers")
+    lines = []
     for row in rows:
         measured = "" if row.measured is None else _number(row, row.measured)
         budget = "" if row.budget is None else f"≤ {_number(row, row.budget)}"
         holds = "" if row.holds is None else "yes" if row.holds else "**no**"
         spread = "" if row.quartiles is None else " … ".join(_number(row, value) for value in row.quartiles)
-        cells = [row.name, measured, budget, holds, spread, str(row.repeats), row.detail]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row.name, measured, budget, holds, spread, str(row.repeats), row.detail])
+    return f"{listed(measured_under)}\n{table(columns, lines)}"
+
+
+def listed(measured_under: dict[str, str]) -> str:
+    """Formats conditions as a Markdown list, ending in a newline."""
+    return "".join(f"- {name}: {value}\n" for name, value in measured_under.items())
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a Markdown table, ending in a newline; columns that hold numbers only are set to the right."""
+    numbers = [
+        all(not cells[at] or cells[at].lstrip("≤ -+")[:1].isdigit() for cells in rows) for at in range(len(columns))
+    ]
+    rule = ["---:" if is_number else "---" for is_number in numbers]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, rule, *rows))
 
 
 def write(folder: pathlib.Path, measured_under: dict[str, str], rows: Sequence[Row]) -> None:

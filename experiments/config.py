@@ -79,6 +79,8 @@ class OptimizerConfig:
     """What is measured on each module."""
     fit: Literal["median", "goodness_of_fit", "fix_finger"] = "median"
     """Power-law fit of pl_alpha_hill."""
+    solver: Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"] = "auto"
+    """How metrics of spectra get eigenvalues: exactly, or, for large matrices on accelerators, as estimates."""
     assign: Literal["linear", "sqrt", "log2", "sigmoid"] = "linear"
     """How scores become ratios."""
     clip_norm: float = 1.0

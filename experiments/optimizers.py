@@ -92,10 +92,11 @@ def make_decay(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def make_metric(config: OptimizerConfig) -> oad.Metric:
-    """Builds the measure of a module; only pl_alpha_hill has a fit to choose."""
+    """Builds the measure of a module; only pl_alpha_hill has a fit to choose, and norms need no eigenvalues."""
     if config.metric == "pl_alpha_hill":
-        return oad.pl_alpha_hill(fit=getattr(oad, config.fit)())
-    return getattr(oad, config.metric)()
+        return oad.pl_alpha_hill(fit=getattr(oad, config.fit)(), solver=config.solver)
+    norms: dict[str, oad.Metric] = {"grad_norm": oad.grad_norm(), "frobenius_norm": oad.frobenius_norm()}
+    return norms.get(config.metric) or getattr(oad, config.metric)(solver=config.solver)
 
 
 def make_assignment(config: OptimizerConfig) -> oad.Assignment:

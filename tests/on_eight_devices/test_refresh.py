@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optax_alphadecay as oad
-from benchmarks.hlo import COLLECTIVES, Instruction, anywhere, in_branches, in_loops, trips
+from benchmarks.hlo import COLLECTIVES, Instruction, anywhere, in_branches, in_loops_of_branches, trips
 
 P = PartitionSpec
 AXIS_TYPES = (AxisType.Auto, AxisType.Explicit)
@@ -154,7 +154,7 @@ def test_agrees_with_one_device_in_even_shares_and_weights_move_once(
     assert sorted(trips(hlo, decomposes)) == sorted(math.ceil(n / 8) for n in modules_of_size.values())
     # Each class of sizes is resharded once, and one all-gather brings the scores back.
     assert sorted(moves(in_branches(hlo))) == ["all-gather"] + ["all-to-all"] * len(modules_of_size)
-    assert not moves(in_loops(hlo))
+    assert not moves(in_loops_of_branches(hlo))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_weights_sharded_over_two_axes_move_without_being_gathered(
     program = compiled(decay, params)
     assert_agree(program(params, jax.jit(decay.init)(params), params), on_one_device["scanned"])
     assert moves(in_branches(text(program))).count("all-gather") == 1, "of the scores, and never of a stack"
-    assert not moves(in_loops(text(program)))
+    assert not moves(in_loops_of_branches(text(program)))
 
 
 def test_replicated_weights_do_not_move(on_one_device: Any) -> None:
