@@ -29,6 +29,8 @@ class Row:
     """Measurements the median is taken over."""
     detail: str = ""
     """The two sides of a ratio, in absolute numbers."""
+    seconds: tuple[float, float] | None = None
+    """Medians of the two sides of a ratio of times."""
 
     @property
     def holds(self) -> bool | None:
@@ -77,5 +79,6 @@ def ratio(name: str, seconds: Mapping[str, np.ndarray], this: str, that: str, bu
     """
     ratios = seconds[this] / seconds[that]
     low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
-    detail = " / ".join(f"{1e3 * np.median(seconds[side]):.0f} ms" for side in (this, that))
-    return Row(name, median, "x", budget, (low, high), len(ratios), detail)
+    sides = float(np.median(seconds[this])), float(np.median(seconds[that]))
+    detail = " / ".join(f"{1e3 * side:.0f} ms" for side in sides)
+    return Row(name, median, "x", budget, (low, high), len(ratios), detail, sides)

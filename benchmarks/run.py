@@ -10,10 +10,10 @@ from typing import Literal, get_args
 import rich.console
 import tyro
 
-from benchmarks import memory, refresh, report, steps, stochastic
+from benchmarks import figure, growth, memory, refresh, report, steps, stochastic
 from benchmarks.measure import Row
 
-Name = Literal["refresh", "nano-steps", "optimizer-steps", "programs", "stochastic"]
+Name = Literal["refresh", "nano-steps", "optimizer-steps", "programs", "growth", "devices", "stochastic"]
 _ALL: tuple[Name, ...] = get_args(Name)
 
 
@@ -25,17 +25,21 @@ class Options:
     nano-steps: whole train steps of the nano preset, between refreshes and with one at each step.
     optimizer-steps: the optimizer alone, between refreshes.
     programs: what alphadecay adds to compiled steps: temporaries, operations, time to compile.
+    growth: a refresh of wider and deeper models.
+    devices: what a refresh asks of each device of a mesh, read off compiled programs.
     stochastic: alphas by the stochastic solver against exact ones, on trained spectra.
     """
 
     names: tyro.conf.Positional[tuple[Name, ...]] = _ALL
     """Benchmarks to run; all of them if none is named."""
-    size: Literal["60m", "135m"] = "60m"
-    """Preset for all but nano-steps."""
+    size: Literal["60m", "135m", "350m"] = "60m"
+    """Preset for all but refresh and nano-steps."""
+    refresh_sizes: tuple[Literal["60m", "135m", "350m"], ...] = ("60m", "135m", "350m")
+    """Presets for refresh; each larger one gets a quarter of the turns."""
     repeats: int = 16
     """Turns that each ratio is the median of, after two to warm up; of single steps four times as many."""
     out: pathlib.Path = pathlib.Path(__file__).parent
-    """Folder for results.md and results.json."""
+    """Folder for results.md, results.json and performance.png."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -51,10 +55,16 @@ def main(args: Sequence[str] | None = None) -> int:
     options = tyro.cli(Options, args=args, prog="python -m benchmarks.run")
     options.out.mkdir(parents=True, exist_ok=True)
     benchmarks: dict[Name, Callable[[], list[Row]]] = {
-        "refresh": lambda: refresh.refresh(options.size, options.repeats),
+        "refresh": lambda: [
+            row
+            for at, size in enumerate(options.refresh_sizes)
+            for row in refresh.refresh(size, max(1, options.repeats // 4**at))
+        ],
         "nano-steps": lambda: steps.nano_steps(options.repeats),
         "optimizer-steps": lambda: steps.optimizer_steps(options.size, options.repeats),
         "programs": lambda: memory.programs(options.size),
+        "growth": lambda: growth.growth(options.repeats),
+        "devices": lambda: growth.by_devices(options.size),
         "stochastic": stochastic.stochastic_alphas,
     }
     console = rich.console.Console(highlight=False)
@@ -65,6 +75,7 @@ def main(args: Sequence[str] | None = None) -> int:
             rows += benchmarks[name]()
     print(report.markdown(conditions, rows), end="")
     report.write(options.out, conditions, rows)
+    figure.draw(options.out / "performance.png", rows)
     return int(any(row.holds is False for row in rows))
 
 

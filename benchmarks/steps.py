@@ -47,11 +47,21 @@ def nano_steps(repeats: int) -> list[Row]:
     }
     turns = _TURNS_PER_REPEAT * repeats
     seconds = take_turns({name: _train_stepper(config) for name, config in configs.items()}, turns)
+    always = ratio("nano run with refresh_every=1 / with no refresh", seconds, "refreshing", "idle", budget=1.15)
     return [
         ratio("nano train step between refreshes / with add_decayed_weights", seconds, "idle", "uniform", _IDLE_BUDGET),
         ratio("control: nano train step with add_decayed_weights / itself", seconds, "uniform again", "uniform"),
-        ratio("nano run with refresh_every=1 / 500", seconds, "refreshing", "idle", budget=1.15),
+        always,
+        *(_at_gap(always, gap) for gap in (50, 100, 500)),
     ]
+
+
+def _at_gap(always: Row, gap: int) -> Row:
+    """A whole run that refreshes every `gap` steps, from one that does at every step."""
+    assert always.measured is not None
+    extra = (always.measured - 1) / gap
+    name = f"nano run with refresh_every={gap} / with no refresh"
+    return Row(name, 1 + extra, "x", detail=f"1 + {always.measured - 1:.3f} / {gap}, from the row of refresh_every=1")
 
 
 def optimizer_steps(size: str, repeats: int) -> list[Row]:

@@ -1,0 +1,48 @@
+"""Results of the benchmarks are written and drawn as they were measured."""
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import pathlib
+
+import matplotlib.image
+import numpy as np
+
+from benchmarks import figure, report
+from benchmarks.measure import Row, ratio, take_turns
+
+ROWS = [
+    Row("refresh of the 56 modules of 60m / torch.linalg.svdvals", 0.25, "x", 0.3, seconds=(0.5, 2.0)),
+    Row("60m refresh / with solver='eigvalsh'", 0.5, "x", seconds=(0.5, 1.0)),
+    Row("nano run with refresh_every=1 / with no refresh", 1.2, "x", 1.15),
+    Row("nano run with refresh_every=50 / with no refresh", 1.004, "x"),
+    Row("60m refresh on 8 devices: decompositions a device", 7, "", 7),
+    Row("60m refresh on 8 devices: bytes of the collectives a device", 19.7, "MB"),
+]
+
+
+def test_table_says_what_holds(tmp_path: pathlib.Path) -> None:
+    report.write(tmp_path, {"command": "python -m benchmarks.run"}, ROWS)
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert "- command: python -m benchmarks.run" in lines
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    assert [row[3] for row in cells[2:]] == ["yes", "", "**no**", "", "yes", ""]
+    assert cells[2][1:3] == ["0.250", "≤ 0.300"] and cells[7][1] == "19.7 MB"
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert [row["holds"] for row in saved["rows"]] == [True, None, False, None, True, None]
+
+
+def test_figure_is_drawn_with_and_without_results(tmp_path: pathlib.Path) -> None:
+    pictures = []
+    for rows in (ROWS, ROWS[:2], []):
+        figure.draw(tmp_path / "performance.png", rows)
+        pictures.append(matplotlib.image.imread(tmp_path / "performance.png"))
+    assert not np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[1], pictures[2])
+
+
+def test_contenders_take_turns_and_ratios_are_of_the_same_turn() -> None:
+    calls: list[str] = []
+    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == list("abbaabbaab")
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+    row = ratio("r", {"a": np.array([1.0, 4.0, 3.0]), "b": np.array([2.0, 2.0, 3.0])}, "a", "b", budget=1.0)
+    assert (row.measured, row.quartiles, row.holds, row.seconds) == (1.0, (0.75, 1.5), True, (3.0, 2.0))
