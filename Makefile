@@ -6,6 +6,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALLED := $(VENV)/.installed
 
+# LAPACK gets one small matrix after the other: its other threads would spin, and slow down what runs beside it.
+export OPENBLAS_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
 .PHONY: help install pretrain test lint bench clean
 

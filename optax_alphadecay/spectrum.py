@@ -3,7 +3,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar, get_args
@@ -178,7 +177,8 @@ def _scaled(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     matrix = matrix.astype(jnp.float32)
-    _, exponent = jnp.frexp(jnp.abs(matrix).max())
+    # Column by column first, which compilers for CPUs turn into vector instructions.
+    _, exponent = jnp.frexp(jnp.abs(matrix).max(axis=0).max())
     exponent = jnp.clip(exponent, -126, 126)
     return matrix * jnp.ldexp(jnp.float32(1), -exponent), jnp.ldexp(jnp.float32(1), exponent)
 
@@ -193,14 +193,13 @@ def _product(left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _lower_gram(matrix: jax.Array) -> jax.Array:
-    """Lower triangle of ``W @ W.T``, in four blocks of rows that each stop at the diagonal: 5/8 of the work."""
-    n = matrix.shape[0]
-    bounds = [round(n * block / 4) for block in range(5)]
-    rows = [
-        jnp.pad(_product(matrix[start:stop], matrix[:stop]), ((0, 0), (0, n - stop)))
-        for start, stop in itertools.pairwise(bounds)
-    ]
-    return jnp.concatenate(rows)
+    """Lower triangle of ``W @ W.T``, by two blocks of rows, the upper of which stops at the diagonal: 3/4 of the work.
+
+    More blocks would save more work, and not time: their products are smaller.
+    """
+    half = len(matrix) // 2
+    upper, lower = _product(matrix[:half], matrix[:half]), _product(matrix[half:], matrix)
+    return jnp.concatenate([jnp.pad(upper, ((0, 0), (0, len(matrix) - half))), lower])
 
 
 def _stream(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> list[T]:

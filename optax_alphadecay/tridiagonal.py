@@ -11,7 +11,7 @@ _GRID_START = 2.0**-26
 _FEWEST_GRID_POINTS = 256
 _HALVINGS = 18
 # Steps of the recurrence compiled into one loop body: amortises the cost of a loop iteration.
-_UNROLL = 8
+_UNROLL = 4
 
 
 def bisect(diagonals: jax.Array, off_diagonals: jax.Array, *, first: int = 0) -> jax.Array:
