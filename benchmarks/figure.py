@@ -69,7 +69,7 @@ def _over_a_run(axes: Axes, rows: Sequence[Row]) -> bool:
 
 
 def _over_devices(axes: Axes, rows: Sequence[Row]) -> bool:
-    axes.set(title="The 60M refresh on more devices", xlabel="devices", ylabel="decompositions a device")
+    axes.set(title="A refresh on more devices", xlabel="devices", ylabel="decompositions a device")
     shares, moved = (
         {
             int(match[1]): row.measured

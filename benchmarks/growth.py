@@ -75,6 +75,8 @@ def _by_devices_here(size: str) -> list[Row]:
         params, state = abstract(shapes, mesh), abstract(jax.eval_shape(decay.init, shapes), mesh)
         text = jax.jit(decay.update).lower(params, state, params).compile().as_text() or ""
         decompositions = sum(hlo.trips(text, lambda each: "sytrd" in each.target))
+        if not decompositions:
+            raise ValueError("the compiled refresh has no call named *sytrd*; adapt the name to this version of jax.")
         moves = [each for each in hlo.in_branches(text) if each.opcode in hlo.COLLECTIVES]
         reshards = [each for each in moves if each.opcode != "all-gather"]
         name = f"{size} refresh on {devices} devices"

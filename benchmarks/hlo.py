@@ -149,16 +149,17 @@ def _parse(hlo: str) -> tuple[dict[str, list[Instruction]], str | None]:
                     target[1] if target else "",
                     calls,
                     int(times[1]) if times else 1,
-                    _num_bytes(instruction["result"]),
+                    _num_bytes(instruction["result"], started=instruction["opcode"].endswith("-start")),
                 )
             )
     return computations, entry
 
 
-def _num_bytes(result: str) -> int:
-    """Size of an array or of a tuple of them, from its type."""
-    bits = sum(
+def _num_bytes(result: str, *, started: bool) -> int:
+    """Size of an array or of a tuple of them, from its type; what is started asynchronously lists operands first."""
+    arrays = [
         int(width or 8) * math.prod(int(size) for size in sizes.split(",") if size)
         for _, width, sizes in _ARRAY.findall(result)
-    )
-    return bits // 8
+        if sizes or not started  # scalars beside what is started are its context
+    ]
+    return sum(arrays[len(arrays) // 2 :] if started else arrays) // 8

@@ -38,8 +38,8 @@ class Options:
     """Presets for refresh; each larger one gets a quarter of the turns."""
     repeats: int = 16
     """Turns that each ratio is the median of, after two to warm up; of single steps four times as many."""
-    out: pathlib.Path = pathlib.Path(__file__).parent
-    """Folder for results.md, results.json and performance.png."""
+    out: pathlib.Path | None = None
+    """Folder for results.md, results.json and performance.png; by default this one, if everything is measured."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = sys.argv[1:] if args is None else list(args)
     options = tyro.cli(Options, args=args, prog="python -m benchmarks.run")
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out or (pathlib.Path(__file__).parent if options.names == _ALL else None)
     benchmarks: dict[Name, Callable[[], list[Row]]] = {
         "refresh": lambda: [
             row
@@ -73,9 +73,11 @@ def main(args: Sequence[str] | None = None) -> int:
     for name in options.names:
         with console.status(f"Measuring {name} ..."):
             rows += benchmarks[name]()
+        if out:  # after each of them, so that a long run can be broken off
+            out.mkdir(parents=True, exist_ok=True)
+            report.write(out, conditions, rows)
+            figure.draw(out / "performance.png", rows)
     print(report.markdown(conditions, rows), end="")
-    report.write(options.out, conditions, rows)
-    figure.draw(options.out / "performance.png", rows)
     return int(any(row.holds is False for row in rows))
 
 

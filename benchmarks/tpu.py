@@ -182,17 +182,25 @@ def main(args: Sequence[str] | None = None) -> int:
     for topology in options.topologies:
         try:
             mesh = mesh_of(topology, options.fsdp)
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except RuntimeError as error:
             print(f"error: {topology}: {error}. Programs for TPUs need libtpu: pip install 'jax[tpu]'", file=sys.stderr)
             return 1
         for model in options.models:
             uniform = None
             methods: tuple[Method, ...] = ("uniform", *options.methods)
             for method in methods:
-                with console.status(f"Compiling {model} with {method} for {topology} ..."):
-                    program = compile_step(config_of(model, method, mesh.size), mesh)
-                uniform = uniform or program
-                rows.append(row(model, mesh.size, method, program, uniform))
+                try:
+                    with console.status(f"Compiling {model} with {method} for {topology} ..."):
+                        program = compile_step(config_of(model, method, mesh.size), mesh)
+                except jax.errors.JaxRuntimeError as error:  # as when it does not fit in a chip's memory
+                    first_line = str(error).partition("\n")[0]
+                    rows.append([model, str(mesh.size), method, first_line, *[""] * (len(_COLUMNS) - 4)])
+                else:
+                    uniform = uniform or program
+                    rows.append(row(model, mesh.size, method, program, uniform))
                 console.print(" | ".join(rows[-1]), soft_wrap=True)
                 table = report.table(_COLUMNS, rows)
                 options.out.write_text(f"# Train steps compiled for TPUs\n\n{report.listed(conditions)}\n{table}")

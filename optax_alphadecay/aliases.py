@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from optax_alphadecay.assignment import Assignment
-from optax_alphadecay.distribution import AnyMesh
 from optax_alphadecay.metrics import Metric
 from optax_alphadecay.modules import ModuleRule
 from optax_alphadecay.transform import Mask, ScalarOrSchedule, alphadecay
@@ -25,7 +25,7 @@ def adam(
     assign: Assignment | None = None,
     modules: ModuleRule = None,
     mask: Mask = None,
-    mesh: AnyMesh | None = None,
+    mesh: Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with AlphaDecay in the gradient (coupled decay), the paper's main setting.
 
@@ -80,7 +80,7 @@ def adamw(
     assign: Assignment | None = None,
     modules: ModuleRule = None,
     mask: Mask = None,
-    mesh: AnyMesh | None = None,
+    mesh: Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with AlphaDecay: decay applied to the weights, past the moments.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AnyMesh = Mesh | AbstractMesh
 SizeClass = tuple[Sequence[jax.Array], ...]
@@ -17,8 +17,14 @@ Measure = Callable[[list[tuple[jax.Array, ...]]], list[jax.Array]]
 """Scores ``[k]`` of each size class, from one stack ``[k, m, n]`` of each thing that is looked at."""
 
 
-def mesh_of(mesh: AnyMesh | None, arrays: Sequence[jax.Array]) -> AnyMesh | None:
-    """The mesh to spread over: the one asked for, else the one the arrays live on, else the ambient one.
+def check_mesh(name: str, mesh: object) -> None:
+    """Raises a ValueError if ``mesh`` is not a mesh of devices."""
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ValueError(f"{name}: mesh must be a jax.sharding.Mesh, as jax.make_mesh gives, or None; got {mesh!r}.")
+
+
+def mesh_of(mesh: Mesh | None, arrays: Sequence[jax.Array]) -> AnyMesh | None:
+    """The mesh to spread over: the one the arrays live on, else the ambient one, else the one asked for.
 
     Args:
       mesh: the mesh asked for, or None.
@@ -29,10 +35,12 @@ def mesh_of(mesh: AnyMesh | None, arrays: Sequence[jax.Array]) -> AnyMesh | None
     """
     meshes = [jax.typeof(array).sharding.mesh for array in arrays] + [jax.sharding.get_abstract_mesh()]
     in_force = next((mesh for mesh in meshes if not mesh.empty), None)
-    # Inside shard_map, only the mesh in force knows which axes are manual.
-    is_manual = in_force is not None and bool(in_force.manual_axes)
-    chosen = in_force if mesh is None or is_manual else mesh
-    return chosen if chosen is not None and math.prod(_sizes(chosen, arrays).values()) > 1 else None
+    if in_force is not None:
+        return in_force if math.prod(_sizes(in_force, arrays).values()) > 1 else None
+    if mesh is None or mesh.size == 1:
+        return None
+    # Arrays that are on no mesh have no Explicit sharding for it to hold on to.
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def left_to_compiler(function: Callable[..., jax.Array], mesh: AnyMesh | None) -> Callable[..., jax.Array]:

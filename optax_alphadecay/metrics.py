@@ -11,12 +11,14 @@ import numpy as np
 
 from optax_alphadecay import powerlaw
 from optax_alphadecay.distribution import AnyMesh, spread
+from optax_alphadecay.lanczos import Stochastic
 from optax_alphadecay.spectrum import Solver, check_solver, eigenvalues_of_stacks
 
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
 """``(weights[k, m, n], gradients[k, m, n]) -> scores[k]`` of one stack of equally shaped modules.
 
-A score that is not finite refuses the module: it keeps its last good ratio. Any such function is a metric.
+A score that is not finite refuses the module: it keeps its last good ratio. Any such function is a metric that looks at
+each module by itself: on a mesh, a stack holds any modules of one shape, and some that are all zeros.
 """
 
 
@@ -31,7 +33,7 @@ def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -
       A metric; scores are float32 and above 1, the lower the heavier the tail.
 
     Raises:
-      ValueError: if the solver is unknown.
+      ValueError: if the solver is unknown, or is stochastic and the fit another than :func:`median`.
 
     Example:
       >>> import jax
@@ -44,7 +46,7 @@ def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -
     References:
       `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 2.
     """
-    return _Spectral(powerlaw.median() if fit is None else fit, solver)
+    return _Spectral(_fit_for("pl_alpha_hill", fit, solver), solver)
 
 
 def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Metric:
@@ -61,7 +63,7 @@ def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Me
       Martin et al., `Predicting trends in the quality of state-of-the-art neural networks without access to
       training or testing data <https://www.nature.com/articles/s41467-021-24025-8>`_, 2021.
     """
-    alpha = powerlaw.median() if fit is None else fit
+    alpha = _fit_for("alpha_hat", fit, solver)
     return _Spectral(lambda values: jax.nn.softplus(alpha(values) * jnp.log10(values[..., -1])), solver)
 
 
@@ -123,6 +125,15 @@ def grad_norm() -> Metric:
       A metric with float32 scores.
     """
     return _Norm(lambda weights, gradients: jnp.sqrt(_sum_of_squares(gradients)))
+
+
+def _fit_for(name: str, fit: powerlaw.Fit | None, solver: Solver) -> powerlaw.Fit:
+    """The fit, or the default; estimated quantiles are too smooth for a fit that searches for where the tail begins."""
+    check_solver(solver)
+    fit = powerlaw.median() if fit is None else fit
+    if not isinstance(fit, powerlaw.UpperHalf) and (isinstance(solver, Stochastic) or solver == "stochastic"):
+        raise ValueError(f"{name}: only the fit median() can be made to what solver={solver!r} estimates, not {fit!r}.")
+    return fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +210,7 @@ def _measure_spread(
     spectral = isinstance(metric, _Spectral)
     classes = defaultdict(list)
     for position, stack in enumerate(weights):
-        classes[min(stack.shape[1:]) if spectral else stack.shape[1:]].append(position)
+        classes[_size_class(*stack.shape[1:]) if spectral else stack.shape[1:]].append(position)
     looked_at = [[_smaller_side_first(stack) for stack in weights]] if spectral else [weights, gradients]
     shares = [tuple([stacks[at] for at in positions] for stacks in looked_at) for positions in classes.values()]
 
@@ -213,6 +224,11 @@ def _measure_spread(
         ends = np.cumsum([len(weights[at]) for at in positions])[:-1]
         scores |= zip(positions, jnp.split(together, ends), strict=True)
     return jnp.concatenate([scores[position] for position in range(len(weights))])
+
+
+def _size_class(m: int, n: int) -> tuple[int, int]:
+    """Number of eigenvalues, and order of magnitude of the aspect ratio, in powers of 8: padding has bounds."""
+    return min(m, n), ((max(m, n) // min(m, n)).bit_length() - 1) // 3
 
 
 def _smaller_side_first(stack: jax.Array) -> jax.Array:

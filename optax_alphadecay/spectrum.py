@@ -38,7 +38,8 @@ def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> j
 
     Returns:
       float32 array of shape ``[..., min(m, n)]``, ascending. Round-off moves each value by a few float32 epsilons
-      of the largest one (``"svd"``: of the geometric mean of both), so that a zero may come out slightly negative.
+      of the largest one (``"svd"``: of the geometric mean of both), so that a zero may come out slightly negative;
+      those of ``"stochastic"`` are estimates of quantiles.
       NaN where a matrix holds NaN or infinity.
 
     Raises:

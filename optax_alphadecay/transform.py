@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from optax_alphadecay import modules as modules_lib
 from optax_alphadecay.assignment import Assignment, assign_by_name, linear
-from optax_alphadecay.distribution import AnyMesh, left_to_compiler, mesh_of, vary, varying
+from optax_alphadecay.distribution import AnyMesh, check_mesh, left_to_compiler, mesh_of, vary, varying
 from optax_alphadecay.metrics import Metric, measure, pl_alpha_hill
 from optax_alphadecay.modules import ModuleRule, ModuleStack, PyTree
 
@@ -38,7 +39,7 @@ def alphadecay(
     assign: Assignment | None = None,
     modules: ModuleRule = None,
     mask: Mask = None,
-    mesh: AnyMesh | None = None,
+    mesh: Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds weight decay, to every module in its own measure: more where the spectrum is light-tailed, less where heavy.
 
@@ -65,8 +66,9 @@ def alphadecay(
         its leaves are True (a matrix), False or :class:`optax.contrib.MuonDimensionNumbers` (any rank; axes it does
         not name are stacked modules). None: :func:`block_matrices`.
       mask: which leaves are decayed at all, as in :func:`optax.add_decayed_weights`; None: all of them.
-      mesh: devices to spread a refresh over, each measuring its share of the modules. None: the mesh that the params
-        live on, which their types tell under ``jax.jit`` too, or else the ambient one, if any.
+      mesh: devices to spread a refresh over, each measuring its share of the modules. It need not be given for params
+        that live on a mesh, since their types name it under ``jax.jit`` too, nor where there is an ambient one; these
+        go first.
 
     Returns:
       A transformation with state :class:`AlphaDecayState`. Updates keep their dtype.
@@ -94,6 +96,7 @@ def alphadecay(
     """
     check_nonnegative("alphadecay", "weight_decay", weight_decay)
     _check_refresh_every(refresh_every)
+    check_mesh("alphadecay", mesh)
     metric = pl_alpha_hill() if metric is None else metric
     assign = linear() if assign is None else assign
 

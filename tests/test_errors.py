@@ -27,6 +27,7 @@ given = functools.partial
     [
         (oad.alphadecay, "weight_decay", RATES),
         (given(oad.alphadecay, 0.1), "refresh_every", GAPS),
+        (given(oad.alphadecay, 0.1), "mesh", ["fsdp", 8]),
         (given(oad.adam, 1e-3), "weight_decay", RATES),
         (given(oad.adam, 1e-3), "refresh_every", GAPS),
         (given(oad.adamw, 1e-3), "weight_decay", RATES),
@@ -48,6 +49,9 @@ given = functools.partial
         (oad.spectral_norm, "solver", ["qr"]),
         (oad.stable_rank, "solver", ["qr"]),
         (oad.spectral_entropy, "solver", ["qr"]),
+        (oad.stochastic, "probes", [0, -1, 8.0, "8", True, None]),
+        (oad.stochastic, "steps", [0, 2.5]),
+        (oad.stochastic, "seed", [-1, 0.5]),
         (given(oad.eigenvalues, jnp.ones((2, 3))), "solver", ["qr"]),
     ],
 )

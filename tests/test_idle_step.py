@@ -144,6 +144,8 @@ def test_what_runs_in_branches_and_loops_and_how_often() -> None:
     assert heavy_work(in_branches(HLO)) == {"dot": 1, "lapack_ssyevd_ffi": 1}
     assert not in_loops_of_branches(HLO), "the branch is in a loop, and not the other way round"
     assert trips(HLO, lambda instruction: instruction.opcode in ("dot", "while")) == [1, 5]
+    started = "ENTRY %m (w: f32[8]) -> f32[64] {\n  %s = (f32[8]{0}, f32[64]{0}, u32[]) all-gather-start(%w)\n}"
+    assert [(each.opcode, each.num_bytes) for each in anywhere(started)] == [("all-gather", 256)]
     sizes = {instruction.opcode: instruction.num_bytes for instruction in anywhere(HLO)}
     assert (sizes["dot"], sizes["while"], sizes["sort"], sizes["compare"]) == (16, 4 + 16, 8 + 8 + 8, 1)
 

@@ -145,7 +145,16 @@ def test_work_is_below_that_of_the_gram_matrix() -> None:
     assert work[2048] <= 2 * 2048**3
 
 
-def test_settings_that_cannot_work() -> None:
-    for settings in ({"probes": 0}, {"steps": -1}):
-        with pytest.raises(ValueError, match=f"{next(iter(settings))}={next(iter(settings.values()))}"):
-            stochastic(**settings)
+@pytest.mark.parametrize("share", [0.3, 0.45, 0.49])
+def test_rank_below_half_is_refused_as_by_exact_solvers(share: float) -> None:
+    rng = np.random.default_rng(0)
+    rank = round(share * 256)
+    matrix = jnp.asarray(rng.normal(size=(256, rank)) @ rng.normal(size=(rank, 256)), jnp.float32)
+    for solver in ("auto", "stochastic"):
+        assert np.isnan(oad.pl_alpha_hill(solver=solver)(matrix[None], matrix[None]))
+
+
+def test_only_the_median_can_be_fitted() -> None:
+    for metric in (oad.pl_alpha_hill, oad.alpha_hat):
+        with pytest.raises(ValueError, match=r"only the fit median\(\).*'stochastic'"):
+            metric(oad.goodness_of_fit(), solver="stochastic")
