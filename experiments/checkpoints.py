@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from experiments import manifest
+from experiments import manifest, partitioning
 from experiments.config import Config
 
 
@@ -51,9 +49,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             ValueError: If there is no intact step but a damaged one; names what is wrong with each.
         """
         self.directory = directory
-        logging.getLogger("absl").addFilter(_has_no_traceback)
+        self._newest: int | None = partitioning.from_first_process(lambda: _newest_to_go_on_from(directory))
+        logging.getLogger("absl").addFilter(_is_news)
         self._report_unraisable, sys.unraisablehook = sys.unraisablehook, self._report_unless_late
-        self._newest = _agree_on_newest(directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(2), cleanup_tmp_directories=True
         )
@@ -104,19 +102,19 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         if self._under_way and self._under_way.done():
             self._wait()
 
-    def restore(self, params: Any, opt_state: Any, batches: Batches) -> tuple[int, Any, Any]:
+    def restore(self, params: Any, opt_state: Any, batches: Batches) -> tuple[int, Any, Any] | None:
         """Restores the checkpoint that was the newest intact one when the directory was opened, if there was one.
 
         Args:
-            params: Parameters whose structure, shapes, dtypes and shardings to restore to.
+            params: `jax.ShapeDtypeStruct` with shardings, or arrays like those to restore.
             opt_state: The same for the optimizer state.
             batches: A fresh data iterator; it is moved to where the run was.
 
         Returns:
-            The step, the parameters and the optimizer state: those restored, or 0 and those given.
+            The step, the parameters and the optimizer state; None if there was no checkpoint.
         """
         if self._newest is None:
-            return 0, params, opt_state
+            return None
         items = {
             "params": ocp.args.StandardRestore(_abstract(params)),
             "opt_state": ocp.args.StandardRestore(_abstract(opt_state)),
@@ -136,6 +134,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             with contextlib.suppress(OSError, RuntimeError, ValueError):
                 self._manager.wait_until_finished()
             self._manager.close()
+            logging.getLogger("absl").removeFilter(_is_news)
             sys.unraisablehook = self._report_unraisable
 
     def __exit__(self, *error: object) -> None:
@@ -182,23 +181,26 @@ def restore_params(directory: pathlib.Path, params: Any) -> tuple[int, Any]:
     Raises:
         ValueError: If no step is intact; names what is wrong with each.
     """
+    step = partitioning.from_first_process(lambda: _newest_to_read(directory))
+    with ocp.StandardCheckpointer() as checkpointer:
+        return step, checkpointer.restore(directory.resolve() / str(step) / "params", _abstract(params))
+
+
+def _newest_to_read(directory: pathlib.Path) -> int:
+    """The newest intact step; names those it skips."""
     step, faults = manifest.newest_intact(directory)
     for number, fault in faults.items():
         print(f"warning: skipped {directory / str(number)}: {fault}.", file=sys.stderr)
     if step is None:
         raise ValueError(f"There is no intact checkpoint in {directory}: pass the --workdir of another run.")
-    with ocp.StandardCheckpointer() as checkpointer:
-        return step, checkpointer.restore(directory.resolve() / str(step) / "params", _abstract(params))
+    return step
 
 
-def _agree_on_newest(directory: pathlib.Path) -> int | None:
-    """The newest intact step. One process looks, moves damaged steps out of the way, and tells the others."""
-    newest: int | None = None
-    if jax.process_index() == 0:
-        newest, faults = manifest.newest_intact(directory)
-        _set_aside(directory, newest, faults)
-    agreed = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest)))
-    return None if agreed < 0 else agreed
+def _newest_to_go_on_from(directory: pathlib.Path) -> int | None:
+    """The newest intact step, if any; moves damaged ones out of the way."""
+    newest, faults = manifest.newest_intact(directory)
+    _set_aside(directory, newest, faults)
+    return newest
 
 
 def _set_aside(directory: pathlib.Path, newest: int | None, faults: dict[int, str]) -> None:
@@ -229,8 +231,6 @@ def claim_workdir(config: Config) -> None:
     """
     if manifest.steps_in(config.workdir / "checkpoints"):
         _refuse_differences(config, lambda name: name.partition(".")[0] not in MAY_CHANGE)
-    if jax.process_index():
-        return
     config.workdir.mkdir(parents=True, exist_ok=True)
     partial = config.workdir / "config.partial"
     partial.write_text(json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n")
@@ -279,6 +279,6 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def _has_no_traceback(record: logging.LogRecord) -> bool:
-    """Keeps out Orbax's reports of the errors that it raises as well."""
-    return not record.exc_info
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keeps out Orbax's reports of the errors that it raises as well. Others log to the same logger."""
+    return not (record.exc_info and "orbax" in pathlib.PurePath(record.pathname).parts)

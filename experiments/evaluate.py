@@ -102,6 +102,7 @@ def verdict(model: Validation, baseline: Validation) -> str:
     )
 
 
+@partitioning.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Evaluates the newest checkpoint of a run: `python -m experiments.evaluate PRESET --workdir ...`."""
     config = from_command_line(args, prog="python -m experiments.evaluate")
@@ -109,7 +110,7 @@ def main(args: Sequence[str] | None = None) -> int:
         partitioning.join_processes()
         mesh = partitioning.make_mesh(config)
         check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
-        find_run(config)
+        partitioning.from_first_process(lambda: find_run(config))
         graphdef, shapes = abstract_model(config.model)
         step, params = restore_params(config.workdir / "checkpoints", partitioning.abstract(shapes, mesh))
         validation = evaluate(graphdef, params, validation_set(config), mesh)

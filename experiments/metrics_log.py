@@ -128,6 +128,11 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in _whole_lines(path)]
 
 
+def lacks(path: pathlib.Path, step: int, name: str) -> bool:
+    """Whether a metrics.jsonl is there, but without this number at this step."""
+    return path.exists() and not any(name in line for line in read_metrics(path) if line["step"] == step)
+
+
 def series(metrics: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Picks one number out of the lines that have it.
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import jax
-from jax.experimental import multihost_utils
+
+from experiments import partitioning
 
 EXIT_CODE = 128 + signal.SIGTERM
 """143, as a shell reports a process that SIGTERM ended. Not 0: schedulers take that for a finished job and do not
@@ -24,32 +25,40 @@ class Preemption(contextlib.AbstractContextManager["Preemption"]):
     """While it is entered, SIGTERM is noted instead of ending the process.
 
     Asked only between steps, so that whatever is under way is finished. With several processes the signal may reach
-    only one of them: JAX's preemption service, whose handler takes the place of this one when jax.distributed starts,
-    then agrees with the others on a step that all of them still reach.
+    only one of them, so they ask each other; each has to ask at the same points. JAX's preemption service, which does
+    the same, counts these points from the start of the process, and never finds the step of a run that goes on.
     """
 
     def __init__(self) -> None:
         self._signalled = False
+        self._agreed = False
+        self._step: int | None = None
+        self._answer: jax.Array | bool = False
 
     def at(self, step: int) -> bool:
-        """Asks whether to stop. Every process must ask at every step; to ask again at the same one changes nothing.
+        """Asks whether to stop after a step. To ask again after the same step changes nothing.
+
+        With several processes it takes the answer to what was asked one step before: no device has to wait for it.
 
         Args:
             step: Optimizer steps made.
         """
-        if jax.process_count() == 1:
-            return self._signalled
-        return multihost_utils.reached_preemption_sync_point(step)
+        if step != self._step and not self._agreed:
+            self._step = step
+            before, self._answer = self._answer, partitioning.on_any_process(self._signalled)
+            self._agreed = bool(jax.device_get(self._answer if jax.process_count() == 1 else before))
+        return self._agreed
 
-    def check(self, step: int) -> None:
-        """Raises Preempted where `at` says to stop."""
-        if self.at(step):
+    def check(self) -> None:
+        """Asks at once, and raises Preempted if the run has to stop."""
+        self._agreed = self._agreed or bool(jax.device_get(partitioning.on_any_process(self._signalled)))
+        if self._agreed:
             raise Preempted
 
-    def watch(self, items: Iterable[Item], step: int) -> Iterator[Item]:
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
         """Passes items on, and raises Preempted between two of them."""
         for item in items:
-            self.check(step)
+            self.check()
             yield item
 
     def __enter__(self) -> "Preemption":

@@ -23,7 +23,7 @@ from experiments.config import Config, check, from_command_line
 from experiments.data import TrainIterator, check_vocab_size, load_tokenizer, train_iterator
 from experiments.evaluate import Validation, evaluate, unigram_of, validation_set, verdict
 from experiments.llama import Llama, abstract_model, num_parameters
-from experiments.metrics_log import MetricsLog, read_metrics
+from experiments.metrics_log import MetricsLog, lacks, read_metrics
 from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
 from experiments.preemption import Preempted, Preemption
 from experiments.progress import Progress
@@ -50,6 +50,7 @@ class Diverged(Exception):
     """The loss or its gradient is not finite."""
 
 
+@partitioning.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Trains and reports.
 
@@ -66,10 +67,9 @@ def main(args: Sequence[str] | None = None) -> int:
         with Preemption() as listening:
             return train(config, listening, console)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
         print(
-            f"What was saved in {config.workdir} is intact. Free space on the disk, or mend what the message names: "
-            "the same command then goes on from the newest checkpoint.",
+            f"error: {error}\nWhat was saved in {config.workdir} is intact. Free space on the disk, or mend what the "
+            "message names: the same command then goes on from the newest checkpoint.",
             file=sys.stderr,
         )
         return 1
@@ -123,13 +123,13 @@ def set_up(config: Config, listening: Preemption) -> Run:
     mesh = partitioning.make_mesh(config)
     rows = partitioning.rows_of_process(mesh, config.batch_size)
     batches = train_iterator(config.data, batch_size=config.batch_size, seed=config.seed, rows=rows)
-    graphdef, _ = abstract_model(config.model)
+    graphdef, params = abstract_model(config.model)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state = first_state(config, optimizer, mesh)
-    claim_workdir(config)
+    partitioning.from_first_process(lambda: claim_workdir(config))
     checkpoints = Checkpoints(config.workdir / "checkpoints")
-    step, *restored = checkpoints.restore(*state, batches)
-    return Run(config, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*restored), step)
+    shapes: TrainState = partitioning.abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
+    step, *state = checkpoints.restore(*shapes, batches) or (0, *first_state(config, optimizer, mesh))
+    return Run(config, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*state), step)
 
 
 def introduce(run: Run, console: rich.console.Console) -> None:
@@ -154,12 +154,12 @@ def introduce(run: Run, console: rich.console.Console) -> None:
 def make_up(run: Run, console: rich.console.Console) -> None:
     """Makes the validation of the last checkpoint's step, if a preemption cut it short."""
     path = run.config.workdir / "metrics.jsonl"
-    if not run.step or not validation_due(run.config, run.step) or not path.exists():
+    if not run.step or not validation_due(run.config, run.step):
         return
-    if not any("validation/loss" in line for line in read_metrics(path) if line["step"] == run.step):
+    if partitioning.from_first_process(lambda: lacks(path, run.step, "validation/loss")):
         with MetricsLog(run.config, start=run.step) as log:
             validate(run, log, console)
-        run.preemption.check(run.step)
+        run.preemption.check()
 
 
 def fit(run: Run, console: rich.console.Console) -> None:
@@ -177,10 +177,10 @@ def fit(run: Run, console: rich.console.Console) -> None:
     config = run.config
     if run.step == config.steps:
         return
-    run.preemption.check(run.step)
+    run.preemption.check()
     console.print("Compiling the step ...")
     train_step = compile_train_step(config, run.graphdef, run.optimizer, run.state, run.mesh)
-    run.preemption.check(run.step)
+    run.preemption.check()
     learning_rates = np.asarray(jax.vmap(make_schedule(config.optimizer, config.steps))(jnp.arange(config.steps)))
     progress = Progress(
         console, start=run.step, steps=config.steps, tokens_per_step=config.batch_size * config.data.sequence_length
@@ -210,7 +210,8 @@ def fit(run: Run, console: rich.console.Console) -> None:
                     under_way = None
                 with progress.pause(), jax.transfer_guard("allow"):
                     task(run, log, console)
-            run.preemption.check(step)
+            if run.preemption.at(step):
+                raise Preempted
 
 
 def check_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> None:
@@ -253,7 +254,7 @@ def log_modules(run: Run, log: MetricsLog, console: rich.console.Console) -> Non
 def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
     """Logs and shows the validation loss, unless a preemption comes first."""
     try:
-        batches = run.preemption.watch(validation_set(run.config), run.step)
+        batches = run.preemption.watch(validation_set(run.config))
         validation = evaluate(run.graphdef, run.state.params, batches, run.mesh)
     except Preempted:
         return  # the run that goes on makes it up

@@ -45,8 +45,10 @@ def test_newest_comes_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}, "the newest two are kept"
 
     fresh = numbers()
+    # Shapes are enough: what a fresh state would hold is never allocated.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_after(0))
     with Checkpoints(tmp_path) as checkpoints:
-        step, *restored = checkpoints.restore(*state_after(0), fresh)
+        step, *restored = checkpoints.restore(*shapes, fresh) or pytest.fail("nothing restored")
     params_step, params = restore_params(tmp_path, state_after(0)[0])
     assert step == params_step == 3
     expected = state_after(3)
@@ -59,11 +61,10 @@ def test_newest_comes_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(next(fresh), next(batches))
 
 
-def test_without_checkpoint_nothing_changes(tmp_path: pathlib.Path) -> None:
-    params, opt_state = state_after(1)
+def test_without_checkpoint_nothing_is_restored(tmp_path: pathlib.Path) -> None:
     batches = numbers()
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(params, opt_state, batches) == (0, params, opt_state)
+        assert checkpoints.restore(*state_after(1), batches) is None
     np.testing.assert_array_equal(next(batches), next(numbers()))
 
 

@@ -275,7 +275,7 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_used(
     for aside in ("3.damaged", "3.damaged-2"):
         batches = numbers()
         with Checkpoints(tmp_path) as opened:
-            step, *restored = opened.restore(*state_after(0), batches)
+            step, *restored = opened.restore(*state_after(0), batches) or pytest.fail("nothing restored")
             error = capsys.readouterr().err
             assert re.search(rf"^warning: {tmp_path}/3 is unusable, {message}\. It is now {tmp_path}/{aside};", error)
             assert step == 2
