@@ -3,7 +3,11 @@
 
 import contextlib
 import io
+import os
 import pathlib
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,6 +24,35 @@ class FinishedRun(NamedTuple):
     command: list[str]
     workdir: pathlib.Path
     output: str
+
+
+def run_processes(number: int, *script: str) -> list[subprocess.CompletedProcess[str]]:
+    """Runs a Python script in processes that know of each other by the environment, and waits for their ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    variables = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(number)}
+    with contextlib.ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, *script],
+                    cwd=pathlib.Path(__file__).parents[1],
+                    env={**variables, "JAX_PROCESS_ID": str(index)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for index in range(number)
+        ]
+        for process in running:
+            stack.callback(process.kill)
+        printed = [process.communicate(timeout=300) for process in running]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        for process, (output, errors) in zip(running, printed, strict=True)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import logging
 import pathlib
+from typing import Any
 
 import grain
 import jax
@@ -46,9 +48,11 @@ def test_newest_comes_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
 
     fresh = numbers()
     # Shapes are enough: what a fresh state would hold is never allocated.
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_after(0))
+    params_and_state: tuple[Any, Any] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_after(0)
+    )
     with Checkpoints(tmp_path) as checkpoints:
-        step, *restored = checkpoints.restore(*shapes, fresh) or pytest.fail("nothing restored")
+        step, *restored = checkpoints.restore(*params_and_state, fresh) or pytest.fail("nothing restored")
     params_step, params = restore_params(tmp_path, state_after(0)[0])
     assert step == params_step == 3
     expected = state_after(3)
@@ -66,6 +70,21 @@ def test_without_checkpoint_nothing_is_restored(tmp_path: pathlib.Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(*state_after(1), batches) is None
     np.testing.assert_array_equal(next(batches), next(numbers()))
+
+
+def test_only_tracebacks_of_orbax_are_kept_out(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("absl")
+    before = list(logger.filters)
+    error = (ValueError, ValueError("lost"), None)
+
+    def report(path: str) -> None:
+        logger.handle(logger.makeRecord("absl", logging.ERROR, path, 1, path, (), error))
+
+    with Checkpoints(tmp_path):
+        report("site-packages/orbax/checkpoint/futures.py")
+        report("site-packages/grain/iterators.py")
+    assert [record.message for record in caplog.records if record.exc_info] == ["site-packages/grain/iterators.py"]
+    assert logger.filters == before
 
 
 @pytest.fixture

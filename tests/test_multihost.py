@@ -1,20 +1,15 @@
-"""Two processes train one model, and their checkpoint is finished by a single one."""
+"""Two processes train one model, their checkpoint is finished by a single one, and neither outlives the other."""
 # SPDX-License-Identifier: Apache-2.0
 
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from experiments import partitioning, train
 from experiments.metrics_log import read_metrics, series
-from tests.experiment_fixtures import FinishedRun
+from tests.experiment_fixtures import STEPS, FinishedRun, run_processes
 
-ROOT = pathlib.Path(__file__).parents[1]
 STOPPED_RUN = """
 import sys
 from experiments import checkpoints, train
@@ -37,36 +32,14 @@ except Stop:
 """
 
 
-def two_processes(script: list[str]) -> list[str]:
-    """Runs a Python script in two processes that know of each other by the environment; returns what each printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    variables = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, *script],
-            cwd=ROOT,
-            env={**variables, "JAX_PROCESS_ID": str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    printed = [process.communicate(timeout=300) for process in running]
-    for process, (_, errors) in zip(running, printed, strict=True):
-        assert process.returncode == 0, errors
-    return [output for output, _ in printed]
-
-
 def test_two_processes_train_as_one_and_one_goes_on(
     finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [*tiny_command, "--workdir", str(tmp_path)]
-    first, second = two_processes(["-c", STOPPED_RUN, "32", *command, "--mesh.fsdp", "2"])
-    assert "Compiling the step" in first and "step 30/60 | validation loss" in first
-    assert "step" not in second, "only the first process prints"
+    first, second = run_processes(2, "-c", STOPPED_RUN, "32", *command, "--mesh.fsdp", "2")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "Compiling the step" in first.stdout and "step 30/60 | validation loss" in first.stdout
+    assert "step" not in second.stdout, "only the first process prints"
 
     assert train.main(command) == 0
     assert f"Going on from step 32: {tmp_path}/checkpoints/32" in capsys.readouterr().out
@@ -78,6 +51,50 @@ def test_two_processes_train_as_one_and_one_goes_on(
         # Sums of other lengths round otherwise, and training magnifies it: 2e-6 after 20 steps.
         np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
         np.testing.assert_allclose(losses[steps <= 20], expected_losses[steps <= 20], rtol=1e-5)
+
+
+FAULTY_PROCESS = """
+import errno, os, pathlib, sys
+import jax
+from experiments import checkpoints, evaluate, manifest, partitioning, train
+
+damaged, finished, workdir, *command = sys.argv[1:]
+
+def full(step):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+partitioning.join_processes()
+if jax.process_index() == 0:
+    manifest.seal = full
+else:  # it must not look for itself at files that may change
+    manifest.newest_intact = evaluate.find_run = train.claim_workdir = train.lacks = None
+try:
+    checkpoints.Checkpoints(pathlib.Path(damaged))
+except ValueError as error:
+    print(error)
+evaluate.main([*command, "--workdir", finished])
+train.main([*command, "--workdir", workdir])
+"""
+
+
+def test_processes_look_and_fail_together(
+    finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    (damaged / "5").mkdir(parents=True)
+    (damaged / "5" / "manifest.json").write_text("{}")
+    first, second = run_processes(
+        2, "-c", FAULTY_PROCESS, str(damaged), str(finished_run.workdir), str(tmp_path), *tiny_command
+    )
+    for process in (first, second):
+        assert f"{damaged}/5: its manifest.json is corrupt" in process.stdout, process.stderr
+    results = finished_run.output[finished_run.output.index("validation perplexity") :].splitlines()[0]
+    assert f"step {STEPS}: {results}" in first.stdout
+
+    assert first.returncode == 1
+    assert f"error: Cannot save step 8 in {tmp_path}/checkpoints: [Errno 28] No space left on device" in first.stderr
+    assert f"What was saved in {tmp_path} is intact." in first.stderr
+    assert second.returncode, "nor does the other one wait for ever"
 
 
 @pytest.mark.parametrize(

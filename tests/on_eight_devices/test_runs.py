@@ -10,6 +10,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from experiments import partitioning
