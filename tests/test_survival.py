@@ -8,7 +8,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,11 +24,17 @@ from experiments import evaluate, manifest, metrics_log, train
 from experiments.checkpoints import Checkpoints, restore_params
 from experiments.config import Config
 from experiments.metrics_log import read_metrics
-from tests.experiment_fixtures import STEPS, FinishedRun
+from tests.experiment_fixtures import STEPS, FinishedRun, run_processes
 from tests.test_checkpoints import numbers, state_after
 from tests.test_resume import arrays_of, without_speed
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(tiny_command: list[str], tmp_path: pathlib.Path) -> list[str]:
+    """The command line of the small run, in a directory of its own."""
+    return [*tiny_command, "--workdir", str(tmp_path)]
 
 
 def assert_ended_as_unbroken(workdir: pathlib.Path, finished_run: FinishedRun) -> None:
@@ -58,12 +63,11 @@ def terminate() -> None:
 
 def test_preemption_loses_nothing(
     finished_run: FinishedRun,
-    tiny_command: list[str],
+    command: list[str],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = [*tiny_command, "--workdir", str(tmp_path)]
     steps = tmp_path / "checkpoints"
 
     def preempted(owner: Any, name: str, when: Callable[..., bool]) -> str:
@@ -114,57 +118,41 @@ def test_preemption_loses_nothing(
 
 
 PREEMPTED_PROCESS = """
-import os, signal, sys
+import os, signal
 import jax
-from jax.experimental import multihost_utils
-from experiments.preemption import Preempted, Preemption
+from experiments import partitioning
+from experiments.preemption import Preemption
 
-port, index = sys.argv[1], int(sys.argv[2])
 with Preemption() as preemption:
-    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=index)
-    for step in range(10_000):
-        multihost_utils.sync_global_devices(f"step {step}")
-        if (step, index) == (5, 1):
-            os.kill(os.getpid(), signal.SIGTERM)
-        try:
-            preemption.check(step)
-        except Preempted:
+    partitioning.join_processes()
+    if jax.process_index() == jax.process_count() - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    for step in range(200, 210):
+        if preemption.at(step):
             print("stopped at", step)
             break
 """
 
 
 def test_all_processes_stop_at_the_same_step() -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PREEMPTED_PROCESS, port, str(index)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    steps = [output.split("stopped at ")[1] for output, _ in outputs]
-    assert steps[0] == steps[1] and int(steps[0]) > 5
+    # A run that goes on, told to stop before its first step; one process has a coordinator, too.
+    for number, step in ((1, 200), (2, 201)):
+        for process in run_processes(number, "-c", PREEMPTED_PROCESS):
+            assert process.returncode == 0, process.stderr
+            assert process.stdout.endswith(f"stopped at {step}\n")
 
 
 @pytest.mark.parametrize("name", ["claim_workdir", "introduce", "compile_train_step"])
 def test_interrupt_while_starting_is_no_traceback(
     name: str,
-    tiny_command: list[str],
+    command: list[str],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     interrupt = after(getattr(train, name), lambda: os.kill(os.getpid(), signal.SIGINT), lambda *args: True)
     monkeypatch.setattr(train, name, interrupt)
-    assert train.main([*tiny_command, "--workdir", str(tmp_path)]) == 130
+    assert train.main(command) == 130
     assert capsys.readouterr().out.endswith("Interrupted. The same command goes on from the newest checkpoint.\n")
 
 
@@ -199,9 +187,8 @@ train.main(sys.argv[3:])
 
 
 def test_kill_while_saving_takes_the_checkpoint_before(
-    finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*tiny_command, "--workdir", str(tmp_path)]
     steps = tmp_path / "checkpoints"
     errors = ""
     for point, step in (("files", 16), ("rename", 24), ("manifest", 32)):
@@ -386,12 +373,11 @@ def test_full_disk_behind_the_training(
 
 def test_full_disk_loses_nothing(
     finished_run: FinishedRun,
-    tiny_command: list[str],
+    command: list[str],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = [*tiny_command, "--workdir", str(tmp_path)]
     steps = tmp_path / "checkpoints"
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -416,12 +402,11 @@ def test_full_disk_loses_nothing(
 
 
 def test_unreadable_shard_is_named(
-    finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*tiny_command, "--workdir", str(tmp_path)]
     shutil.copytree(finished_run.workdir, tmp_path, dirs_exist_ok=True)
     shutil.move(tmp_path / "checkpoints" / str(STEPS), tmp_path / "later")
-    directory = pathlib.Path(tiny_command[tiny_command.index("--data.dir") + 1])
+    directory = pathlib.Path(command[command.index("--data.dir") + 1])
     train_shard, validation_shard = (next(directory.rglob(f"c4-{split}.*")) for split in ("train", "validation"))
     content = train_shard.read_bytes()
 
