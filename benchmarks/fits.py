@@ -22,8 +22,8 @@ def main() -> int:
         return 1
     held, temporary = memory.argument_size_in_bytes / 1e9, memory.temp_size_in_bytes / 1e9
     print(
-        f"{jax.device_count()} x {jax.devices()[0].device_kind}, each: {held:.1f} GB state and tokens + "
-        f"{temporary:.1f} GB temporaries = {held + temporary:.1f} GB"
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, each: {held:.3g} GB state and tokens + "
+        f"{temporary:.3g} GB temporaries = {held + temporary:.3g} GB"
     )
     return 0
 

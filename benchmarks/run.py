@@ -19,14 +19,20 @@ _ALL: tuple[Name, ...] = get_args(Name)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to measure, and how often.
+    """What to measure, and how often. Everything takes about a quarter of an hour.
 
     refresh: a refresh against PyTorch's svdvals, and between fits and solvers.
+
     nano-steps: whole train steps of the nano preset, between refreshes and with one at each step.
+
     optimizer-steps: the optimizer alone, between refreshes.
+
     programs: what alphadecay adds to compiled steps: temporaries, operations, time to compile.
+
     growth: a refresh of wider and deeper models.
+
     devices: what a refresh asks of each device of a mesh, read off compiled programs.
+
     stochastic: alphas by the stochastic solver against exact ones, on trained spectra.
     """
 

@@ -100,6 +100,11 @@ def block_matrices(min_eigenvalues: int = 50, *, stacked: Collection[str] = ()) 
         raise ValueError(f"block_matrices: stacked takes a collection of path components: [{stacked!r}].")
 
     def select(path: KeyPath, leaf: Any) -> bool | MuonDimensionNumbers:
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int | complex):
+            raise ValueError(
+                f"block_matrices: {_name(path)!r} is {leaf!r}, not an array. Pass the params that are trained; of an"
+                " Equinox model they are eqx.filter(model, eqx.is_inexact_array)."
+            )
         shape, components = jnp.shape(leaf), _components(path)
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             return False

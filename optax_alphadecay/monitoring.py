@@ -66,7 +66,7 @@ def format_table(rows: Sequence[ModuleRow], weight_decay: float | None = None) -
       weight_decay: base rate; if given, a column with the decay itself is added.
 
     Returns:
-      One line of headings and one line a module.
+      One line of headings and one line a module; a sentence if there is none.
 
     Example:
       >>> from optax_alphadecay import ModuleRow, format_table
@@ -74,6 +74,8 @@ def format_table(rows: Sequence[ModuleRow], weight_decay: float | None = None) -
       module       shape     score  ratio  decay
       layers/up/0  64 x 256  2.500  1.250  0.125
     """
+    if not rows:
+        return "no modules: every parameter keeps the base decay (by default, matrices of 50 eigenvalues are modules)"
     lines = [["module", "shape", "score", "ratio"] + (["decay"] if weight_decay is not None else [])]
     for row in rows:
         cells = [row.name, "{} x {}".format(*row.shape), f"{row.score:.3f}", f"{row.ratio:.3f}"]

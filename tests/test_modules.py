@@ -158,3 +158,8 @@ def test_bad_masks_and_rule_arguments() -> None:
         oad.block_matrices(0)
     with pytest.raises(ValueError, match=r"\['layers'\]"):
         oad.block_matrices(stacked="layers")
+
+
+def test_leaves_that_are_no_arrays_are_named() -> None:
+    with pytest.raises(ValueError, match=r"'mlp/activation' is .*tanh.*eqx\.filter"):
+        oad.block_matrices()({"mlp": {"activation": jnp.tanh, "kernel": jnp.ones((64, 64))}})

@@ -54,3 +54,9 @@ def test_wrong_states() -> None:
         oad.scalars((trained_state(), trained_state()), PARAMS, modules=RULE)
     with pytest.raises(ValueError, match="holds 2 modules and params 0"):
         oad.module_table(trained_state(), PARAMS, modules=False)
+
+
+def test_table_without_modules_says_so() -> None:
+    params = {"w": jnp.ones((8, 8))}
+    rows = oad.module_table(oad.alphadecay(0.1).init(params), params)
+    assert oad.format_table(rows).startswith("no modules: every parameter keeps the base decay")
