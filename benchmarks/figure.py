@@ -1,6 +1,8 @@
-"""Draws the results: what a refresh costs against its rivals, over a run, and as devices become more."""
+"""Draws the results: a refresh and its rivals, of larger models, on more devices; `python -m benchmarks.figure`."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
+import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ def draw(path: pathlib.Path, rows: Sequence[Row]) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(15, 4.2), layout="constrained")
         panels = figure.subplots(1, 3)
-        for draw_panel, axes in zip((_refresh, _over_a_run, _over_devices), panels, strict=True):
+        for draw_panel, axes in zip((_refresh, _growth, _over_devices), panels, strict=True):
             if not draw_panel(axes, rows):
                 axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
         figure.savefig(path)
@@ -52,20 +54,24 @@ def _refresh(axes: Axes, rows: Sequence[Row]) -> bool:
     return bool(sizes)
 
 
-def _over_a_run(axes: Axes, rows: Sequence[Row]) -> bool:
-    axes.set(title="A whole run of the nano model", xlabel="steps from one refresh to the next", xscale="log")
-    axes.set_ylabel("added to the time of a run, %")
-    points = {
-        int(match[1]): 100 * (row.measured - 1)
-        for row in rows
-        if row.measured is not None and (match := re.match(r"nano run with refresh_every=(\d+) ", row.name))
-    }
-    axes.plot(list(points), list(points.values()), MARKERS[0] + "-", color=COLOURS[0])
-    for gap, extra in points.items():
-        axes.annotate(f"{extra:.2g} %", (gap, extra), (4, 6), textcoords="offset points", fontsize=9)
-    axes.set_xticks(list(points), [str(gap) for gap in points])
+def _growth(axes: Axes, rows: Sequence[Row]) -> bool:
+    axes.set(title="A refresh of larger models", xlabel="times as wide, or as deep", ylabel="times as long")
+    axes.set(xscale="log", yscale="log")
+    drawn = False
+    for at, side in enumerate(("width", "depth")):
+        times = {1.0: 1.0}
+        for row in rows:
+            match = re.fullmatch(rf"refresh at {side} (\d+) / at {side} (\d+)", row.name)
+            if match and row.measured is not None:
+                times[int(match[1]) / int(match[2])] = row.measured
+                drawn = True
+        axes.plot(list(times), list(times.values()), MARKERS[at] + "-", color=COLOURS[at], label=side)
+    factors = (1, 2, 4, 8)
+    axes.plot(factors, [factor**3 for factor in factors], ":", color="grey", label="cubic")
+    axes.set_xticks(factors, [str(factor) for factor in factors])
     axes.minorticks_off()
-    return bool(points)
+    axes.legend(loc="upper left")
+    return drawn
 
 
 def _over_devices(axes: Axes, rows: Sequence[Row]) -> bool:
@@ -92,3 +98,15 @@ def _over_devices(axes: Axes, rows: Sequence[Row]) -> bool:
 
 def _found(rows: Sequence[Row], pattern: str) -> list[Row]:
     return [row for row in rows if re.match(pattern, row.name)]
+
+
+def main() -> None:
+    """Draws `performance.png` anew from `results.json`."""
+    folder = pathlib.Path(__file__).parent
+    entries = json.loads((folder / "results.json").read_text())["rows"]
+    names = {field.name for field in dataclasses.fields(Row)}
+    draw(folder / "performance.png", [Row(**{key: entry[key] for key in names}) for entry in entries])
+
+
+if __name__ == "__main__":
+    main()
