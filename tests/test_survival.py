@@ -142,11 +142,19 @@ def test_all_processes_stop_at_the_same_step() -> None:
             assert process.stdout.endswith(f"stopped at {step}\n")
 
 
+@pytest.fixture
+def heeding_interrupts() -> Iterator[None]:
+    """Ctrl-C raises, also where tests run in the background of a shell, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", ["claim_workdir", "introduce", "compile_train_step"])
 def test_interrupt_while_starting_is_no_traceback(
     name: str,
     command: list[str],
-    tmp_path: pathlib.Path,
+    heeding_interrupts: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
