@@ -119,13 +119,16 @@ def open_split(config: DataConfig, split: str) -> Records:
         "--out_file_format=array_record` turns one of TFRecord files into array_record; "
         "--data.dir and --data.name say what to read"
     )
+    missing = f"no {split} split of {config.name}, as array_record, in {directory}: {advice}"
     try:
-        source = tfds.data_source(config.name, data_dir=directory, split=split, download=False)
-    # For data that is not there, TFDS raises any of these by the data set's name: not found, or format not supported.
-    except (ValueError, NotImplementedError, OSError) as error:
-        raise FileNotFoundError(
-            f"no {split} split of {config.name}, as array_record, in {directory}: {advice}"
-        ) from error
+        builder = tfds.builder(config.name, data_dir=directory)
+    except tfds.core.DatasetNotFoundError as error:
+        raise FileNotFoundError(missing) from error
+    # A data set that TFDS knows how to build is found, whether it was built or not.
+    is_there = builder.is_prepared() and split in builder.info.splits
+    if not is_there or tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
+        raise FileNotFoundError(missing)
+    source = builder.as_data_source(split)
     if "text" not in source.dataset_info.features:
         features = ", ".join(sorted(source.dataset_info.features))
         raise ValueError(f"{config.name} in {directory} has no feature `text` but {features}: {advice}")

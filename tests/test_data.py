@@ -287,3 +287,14 @@ def test_foreign_data(config: DataConfig, tmp_path: pathlib.Path) -> None:
         data.open_split(foreign, "train")
     with pytest.raises(FileNotFoundError, match=r"no validation split of numbers:1\.0\.0"):
         data.open_split(foreign, "validation")
+
+
+def test_what_is_wrong_with_the_disk_is_not_taken_for_missing_data(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(config.dir))
+
+    monkeypatch.setattr(tfds, "builder", denied)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        data.open_split(config, "train")
