@@ -46,6 +46,8 @@ class DataConfig:
     """A sentencepiece .model file."""
     name: str = "c4/en:3.1.0"
     """The TFDS data set."""
+    unique_tokens: int = 0
+    """Train on the first so many tokens of the split, over and over, each epoch in its own order; 0 takes all."""
     sequence_length: int = 256
     """Tokens in one packed sequence."""
     streams: int = 1
@@ -75,7 +77,15 @@ class OptimizerConfig:
     """(s1, s2): ratios of the heaviest- and lightest-tailed module."""
     refresh_every: int = 500
     """Optimizer steps from one reading of the spectra to the next."""
-    metric: Literal["pl_alpha_hill", "grad_norm", "frobenius_norm", "spectral_norm", "stable_rank"] = "pl_alpha_hill"
+    metric: Literal[
+        "pl_alpha_hill",
+        "grad_norm",
+        "frobenius_norm",
+        "spectral_norm",
+        "stable_rank",
+        "alpha_hat",
+        "spectral_entropy",
+    ] = "pl_alpha_hill"
     """What is measured on each module."""
     fit: Literal["median", "goodness_of_fit", "fix_finger"] = "median"
     """Power-law fit of pl_alpha_hill."""
@@ -83,6 +93,10 @@ class OptimizerConfig:
     """How metrics of spectra get eigenvalues: exactly, or, for large matrices on accelerators, as estimates."""
     assign: Literal["linear", "sqrt", "log2", "sigmoid"] = "linear"
     """How scores become ratios."""
+    reverse: bool = False
+    """Give the lowest scores the highest ratios: a control for the linear assignment."""
+    unit_mean: bool = False
+    """Divide the linear assignment's ratios by their mean: the modules' decays then average the base rate."""
     clip_norm: float = 1.0
     """Global gradient norm is clipped to this; 0 turns clipping off."""
     b1: float = 0.9
@@ -146,6 +160,19 @@ def _paper(
     )
 
 
+def _protocol(*, unique_tokens: int) -> Config:
+    """A run of the small-scale suites: 0.28M parameters, 410K tokens of the embedded corpus."""
+    return Config(
+        model=ModelConfig(64, 172, 2, 3, vocab_size=1024, compute_dtype="float32"),
+        data=DataConfig(sequence_length=64, unique_tokens=unique_tokens, eval_tokens=100_000),
+        optimizer=OptimizerConfig(coupling="adamw", learning_rate=3e-3, weight_decay=0.3, refresh_every=50),
+        steps=400,
+        batch_size=16,
+        eval_every=200,
+        checkpoint_every=400,
+    )
+
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "nano": (
         "1.1M parameters on the embedded corpus; minutes on a laptop CPU.",
@@ -159,6 +186,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
             checkpoint_every=50,
             workdir=pathlib.Path("runs/nano"),
         ),
+    ),
+    "nano-repeated": (
+        "0.28M parameters, the same 51,200 tokens for 8 epochs; seconds on one CPU core.",
+        _protocol(unique_tokens=51_200),
+    ),
+    "nano-fresh": (
+        "0.28M parameters, 410K tokens once; seconds on one CPU core.",
+        _protocol(unique_tokens=0),
     ),
     "60m": ("The paper's 60M model: 1B tokens of C4.", _paper(512, 1376, 8, 8, steps=10_000)),
     "135m": ("The paper's 135M model: 2B tokens of C4.", _paper(768, 2048, 12, 12, steps=20_000)),

@@ -1,101 +1,24 @@
 """Reads C4, or the embedded corpus in its place, as batches of packed token sequences."""
 # SPDX-License-Identifier: Apache-2.0
 
-import dataclasses
 import itertools
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import grain
 import numpy as np
-import sentencepiece
 import tensorflow_datasets as tfds
 
 from experiments.config import DataConfig
-from experiments.packing import PackIterDataset
+from experiments.packing import PackIterDataset, pack_first
 from experiments.partitioning import from_all_processes
 from experiments.records import Records
+from experiments.tokenizer import check_vocab_size, load_tokenizer
 
 SHUFFLE_WINDOW = 2048
 """Packed sequences are shuffled in windows of this many, so that a batch is not a few documents."""
 PREFETCH_BATCHES = 8
 """Batches prepared ahead; they bridge the time in which the next window is filled."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokenizer:
-    """A sentencepiece vocabulary. Every document becomes BOS, its pieces, EOS."""
-
-    processor: sentencepiece.SentencePieceProcessor
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of pieces."""
-        return self.processor.vocab_size()
-
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Turns a document into tokens.
-
-        Args:
-            text: The document; bytes are read as UTF-8.
-
-        Returns:
-            shape=(n,), int32: the pieces between BOS and EOS. A mark that the vocabulary lacks is left out,
-            as T5's lacks BOS.
-        """
-        bos, eos = self.processor.bos_id() >= 0, self.processor.eos_id() >= 0
-        tokens: np.ndarray = self.processor.encode(text, add_bos=bos, add_eos=eos, out_type="numpy")
-        return tokens
-
-    def decode(self, tokens: np.ndarray) -> str:
-        """Turns tokens, shape=(n,), back into text; BOS and EOS vanish."""
-        text: str = self.processor.decode(tokens.tolist())
-        return text
-
-
-def load_tokenizer(path: pathlib.Path) -> Tokenizer:
-    """Loads a sentencepiece model.
-
-    Args:
-        path: The .model file.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is something else.
-    """
-    advice = (
-        "`python -m experiments.corpus` makes data/sotu-1024.model; "
-        "--data.tokenizer takes it or any other sentencepiece .model file"
-    )
-    if not path.is_file():
-        raise FileNotFoundError(f"no tokenizer at {path.absolute()}: {advice}")
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.load_from_serialized_proto(path.read_bytes())
-    except RuntimeError as error:
-        raise ValueError(f"{path.absolute()} is not a sentencepiece model: {advice}") from error
-    return Tokenizer(processor)
-
-
-def check_vocab_size(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Checks that the model has one embedding row for every piece.
-
-    Args:
-        tokenizer: The vocabulary.
-        vocab_size: Rows of the embedding.
-
-    Raises:
-        ValueError: They differ.
-    """
-    if tokenizer.vocab_size != vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces and the model {vocab_size} embedding rows: "
-            f"pass --model.vocab-size {tokenizer.vocab_size} or another --data.tokenizer"
-        )
 
 
 def open_split(config: DataConfig, split: str) -> Records:
@@ -155,17 +78,43 @@ def shuffled_documents(config: DataConfig, *, seed: int, stream: int) -> grain.M
     return share.map(lambda record: tokenizer.encode(record["text"]))
 
 
+def repeated_sequences(config: DataConfig, *, seed: int, stream: int) -> grain.MapDataset:
+    """One stream's share of the first `unique_tokens` tokens, over and over, each epoch in its own order.
+
+    Args:
+        config: What to read, and where it is.
+        seed: Decides the orders, not the tokens; below 2^32.
+        stream: Which of the `config.streams` shares. In every epoch each sequence is in one of them.
+
+    Returns:
+        Packed sequences, shape=(sequence_length,), int32.
+
+    Raises:
+        ValueError: The split has fewer tokens, or they do not make a sequence for every stream.
+    """
+    tokenizer = load_tokenizer(config.tokenizer)
+    documents = (tokenizer.encode(record["text"]) for record in open_split(config, "train"))
+    sequences = pack_first(documents, config.unique_tokens // config.sequence_length, config.sequence_length)
+    if len(sequences) < max(config.streams, config.unique_tokens // config.sequence_length):
+        raise ValueError(
+            f"data.unique_tokens={config.unique_tokens} in sequences of {config.sequence_length} asks for at least one "
+            f"for each of data.streams={config.streams}, and the train split for {sequences.size} tokens at most"
+        )
+    return grain.MapDataset.source(sequences).shuffle(seed)[stream :: config.streams].repeat()
+
+
 def _stream(config: DataConfig, *, rows: int, seed: int, stream: int) -> grain.DatasetIterator:
     """One stream's rows of every batch, shape=(rows, sequence_length), int32, prepared in a thread of its own."""
     # Grain adds the epoch, or the window, to a seed: seeds 0 and 1 would give the same orders an epoch apart.
     words = np.random.SeedSequence(seed).generate_state(2 + stream)
-    documents = shuffled_documents(config, seed=int(words[0]) >> 1, stream=stream)
-    packed = PackIterDataset(
-        documents.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=32)), config.sequence_length
-    )
-    shuffled = grain.experimental.WindowShuffleIterDataset(
-        packed, window_size=SHUFFLE_WINDOW, seed=int(words[1 + stream]) >> 1
-    )
+    first, second = int(words[0]) >> 1, int(words[1 + stream]) >> 1
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=32)
+    if config.unique_tokens:
+        shuffled = repeated_sequences(config, seed=first, stream=stream).to_iter_dataset(options)
+    else:
+        documents = shuffled_documents(config, seed=first, stream=stream).to_iter_dataset(options)
+        packed = PackIterDataset(documents, config.sequence_length)
+        shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=SHUFFLE_WINDOW, seed=second)
     return iter(
         grain.experimental.ThreadPrefetchIterDataset(shuffled.batch(rows), prefetch_buffer_size=PREFETCH_BATCHES)
     )

@@ -14,8 +14,9 @@ from flax import nnx
 from experiments import partitioning
 from experiments.checkpoints import find_run, restore_params
 from experiments.config import Config, from_command_line
-from experiments.data import check_vocab_size, load_tokenizer, token_counts, validation_batches
+from experiments.data import token_counts, validation_batches
 from experiments.llama import Llama, abstract_model, loss_sum_and_count
+from experiments.tokenizer import check_vocab_size, load_tokenizer
 
 
 class Validation(NamedTuple):

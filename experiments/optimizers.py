@@ -1,6 +1,8 @@
 """From the optimizer's settings to an optax chain: one line a method."""
 # SPDX-License-Identifier: Apache-2.0
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import optax_alphadecay as oad
@@ -100,8 +102,25 @@ def make_metric(config: OptimizerConfig) -> oad.Metric:
 
 
 def make_assignment(config: OptimizerConfig) -> oad.Assignment:
-    """Builds the map from scores to ratios; only the linear one has a range to choose."""
-    return oad.linear(*config.scale_range) if config.assign == "linear" else getattr(oad, config.assign)()
+    """Builds the map from scores to ratios; only the linear one has a range to choose, and controls.
+
+    Raises:
+        ValueError: If a control is asked of another assignment.
+    """
+    if config.assign != "linear":
+        if config.reverse or config.unit_mean:
+            raise ValueError(
+                f"optimizer.reverse and optimizer.unit_mean are controls of the linear assignment, not of "
+                f"optimizer.assign={config.assign}: leave them out."
+            )
+        return getattr(oad, config.assign)()
+    linear, sign = oad.linear(*config.scale_range), -1.0 if config.reverse else 1.0
+
+    def assign(scores: jax.Array) -> jax.Array:
+        ratios = linear(sign * scores)
+        return ratios / jnp.nanmean(ratios) if config.unit_mean else ratios
+
+    return assign
 
 
 def refreshes(config: OptimizerConfig, step: int) -> bool:

@@ -1,6 +1,7 @@
 """Strings documents together and cuts them into sequences of one length, resumable at any token."""
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Iterable
 from typing import Any
 
 import grain
@@ -56,3 +57,24 @@ class _PackIterator(grain.DatasetIterator):  # type: ignore[misc]
         self._begins, self._used = state["document"], state["used"]
         self._parent.set_state(self._begins)
         self._document = next(self._parent) if self._used else np.empty(0, np.int32)
+
+
+def pack_first(documents: Iterable[np.ndarray], number: int, length: int) -> np.ndarray:
+    """Strings documents together and cuts off the first sequences.
+
+    Args:
+        documents: Token arrays, shape=(any,), int32; read only as far as needed.
+        number: Sequences wanted.
+        length: Tokens in a sequence.
+
+    Returns:
+        shape=(number, length), int32; fewer rows if the documents end before.
+    """
+    pieces, missing = [np.empty(0, np.int32)], number * length
+    for document in documents:
+        if missing <= 0:
+            break
+        pieces.append(document[:missing])
+        missing -= len(pieces[-1])
+    tokens = np.concatenate(pieces)
+    return tokens[: len(tokens) // length * length].reshape(-1, length)

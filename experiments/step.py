@@ -24,11 +24,13 @@ class TrainState(NamedTuple):
 def first_state(config: Config, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """Draws the weights in place: no device ever holds more than its share, and the bits are those of one device."""
 
-    def draw() -> TrainState:
-        params = nnx.to_pure_dict(nnx.state(Llama(config.model, rngs=nnx.Rngs(config.seed))))
+    def draw(key: jax.Array) -> TrainState:
+        params = nnx.to_pure_dict(nnx.state(Llama(config.model, rngs=nnx.Rngs(key))))
         return TrainState(params, optimizer.init(params))
 
-    return jax.jit(draw, out_shardings=partitioning.shardings(jax.eval_shape(draw), mesh))()
+    # As an argument: one compiled program, kept on disk, then serves all seeds.
+    key = jax.random.key(config.seed)
+    return jax.jit(draw, out_shardings=partitioning.shardings(jax.eval_shape(draw, key), mesh))(key)
 
 
 def make_train_step(graphdef: nnx.GraphDef[Llama], optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:

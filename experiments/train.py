@@ -20,7 +20,7 @@ import optax_alphadecay as oad
 from experiments import figures, partitioning, preemption
 from experiments.checkpoints import Checkpoints, claim_workdir
 from experiments.config import Config, check, from_command_line
-from experiments.data import TrainIterator, check_vocab_size, load_tokenizer, train_iterator
+from experiments.data import TrainIterator, train_iterator
 from experiments.evaluate import Validation, evaluate, unigram_of, validation_set, verdict
 from experiments.llama import Llama, abstract_model, num_parameters
 from experiments.metrics_log import MetricsLog, lacks, read_metrics
@@ -28,6 +28,7 @@ from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_sch
 from experiments.preemption import Preempted, Preemption
 from experiments.progress import Progress
 from experiments.step import TrainState, compile_train_step, first_state
+from experiments.tokenizer import check_vocab_size, load_tokenizer
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from experiments import corpus, data
 from experiments.config import DataConfig
 from experiments.packing import PackIterDataset
+from experiments.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 512
 SMALL_WINDOW = 64
@@ -80,7 +82,7 @@ def test_packing_resumes_anywhere(documents: list[np.ndarray], length: int, draw
 
 
 def test_documents_are_bos_text_eos(config: DataConfig) -> None:
-    tokenizer = data.load_tokenizer(config.tokenizer)
+    tokenizer = load_tokenizer(config.tokenizer)
     tokens = tokenizer.encode("Fellow-Citizens of the Senate\n\nand 12 others")
     assert tokens.dtype == np.int32 and tokens[0] == 1 and tokens[-1] == 2
     assert np.array_equal(tokens, tokenizer.encode(b"Fellow-Citizens of the Senate\n\nand 12 others"))
@@ -100,7 +102,7 @@ def test_vocabulary_without_bos(tmp_path: pathlib.Path) -> None:
         unk_id=2,
         minloglevel=2,
     )
-    tokens = data.load_tokenizer(pathlib.Path(f"{prefix}.model")).encode("no beginning")
+    tokens = load_tokenizer(pathlib.Path(f"{prefix}.model")).encode("no beginning")
     assert tokens[-1] == 1 and tokens.min() >= 0 and (tokens == 1).sum() == 1
 
 
@@ -227,11 +229,11 @@ def test_wrong_vocabulary_size(config: DataConfig) -> None:
 
 def test_missing_or_foreign_tokenizer(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/no.model.*experiments.corpus.*--data.tokenizer"):
-        data.load_tokenizer(tmp_path / "no.model")
+        load_tokenizer(tmp_path / "no.model")
     for content in (b"", b"not a model"):
         (tmp_path / "bad.model").write_bytes(content)
         with pytest.raises(ValueError, match=r"bad\.model is not a sentencepiece model.*experiments\.corpus"):
-            data.load_tokenizer(tmp_path / "bad.model")
+            load_tokenizer(tmp_path / "bad.model")
 
 
 def advice(directory: pathlib.Path) -> str:
@@ -298,3 +300,36 @@ def test_what_is_wrong_with_the_disk_is_not_taken_for_missing_data(
     monkeypatch.setattr(tfds, "builder", denied)
     with pytest.raises(PermissionError, match="Permission denied"):
         data.open_split(config, "train")
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_unique_tokens_are_the_first_ones_again_in_every_epoch(config: DataConfig, streams: int) -> None:
+    config = dataclasses.replace(config, unique_tokens=32 * 40, streams=streams)
+    tokenizer = load_tokenizer(config.tokenizer)
+    records = itertools.islice(data.open_split(config, "train"), 30)
+    first = np.concatenate([tokenizer.encode(record["text"]) for record in records])[: 32 * 40].reshape(40, 32)
+    with contextlib.closing(data.train_iterator(config, batch_size=8, seed=1)) as batches:
+        epochs = [np.concatenate([next(batches) for _ in range(5)]) for _ in range(2)]
+    for epoch in epochs:
+        assert sorted(map(bytes, epoch)) == sorted(map(bytes, first))
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_unique_tokens_depend_on_the_seed_in_order_alone_and_go_on_where_they_were(config: DataConfig) -> None:
+    config = dataclasses.replace(config, unique_tokens=32 * 40)
+    with contextlib.closing(data.train_iterator(config, batch_size=20, seed=1)) as batches:
+        next(batches)
+        state = json.loads(json.dumps(batches.get_state()))
+        second = next(batches)
+    with contextlib.closing(data.train_iterator(config, batch_size=20, seed=1)) as again:
+        again.set_state(state)
+        assert np.array_equal(next(again), second)
+    with contextlib.closing(data.train_iterator(config, batch_size=40, seed=2)) as other:
+        assert not np.array_equal(next(other)[20:], second)
+
+
+@pytest.mark.parametrize(("tokens", "streams"), [(10**9, 1), (33, 2)])
+def test_too_many_or_too_few_unique_tokens_are_refused(config: DataConfig, tokens: int, streams: int) -> None:
+    config = dataclasses.replace(config, unique_tokens=tokens, streams=streams)
+    with pytest.raises(ValueError, match=f"unique_tokens={tokens} in sequences of 32"):
+        data.train_iterator(config, batch_size=8, seed=0)

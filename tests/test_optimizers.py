@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 import optax_alphadecay as oad
 from experiments.config import PRESETS, OptimizerConfig
-from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
+from experiments.optimizers import MODULES, MODULEWISE, make_assignment, make_optimizer, make_schedule, refreshes
 
 STEPS = 40
 BASE = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, refresh_every=3)
@@ -205,6 +206,7 @@ def test_every_choice_is_used(field: str, choice: str, params: dict[str, Any]) -
         "frobenius_norm": eigenvalues.sum(axis=1),
         "spectral_norm": eigenvalues.max(axis=1),
         "stable_rank": eigenvalues.sum(axis=1) / eigenvalues.max(axis=1),
+        "spectral_entropy": scipy.stats.entropy(eigenvalues, axis=1) / np.log(eigenvalues.shape[1]),
     }
     if choice in expected:
         np.testing.assert_allclose([row.score for row in rows[:2]], expected[choice], rtol=1e-4)
@@ -222,3 +224,17 @@ def test_every_choice_is_used(field: str, choice: str, params: dict[str, Any]) -
 def test_presets_build() -> None:
     for _, config in PRESETS.values():
         make_optimizer(config.optimizer, config.steps)
+
+
+def test_mean_one_keeps_the_shares_and_reverse_mirrors_them() -> None:
+    scores = jnp.array([2.0, 5.0, 3.0, jnp.nan])
+    plain = np.asarray(make_assignment(BASE)(scores))
+    scaled = np.asarray(make_assignment(dataclasses.replace(BASE, unit_mean=True))(scores))
+    mirrored = np.asarray(make_assignment(dataclasses.replace(BASE, reverse=True))(scores))
+    np.testing.assert_allclose(scaled, plain / plain[:3].mean(), rtol=1e-6)
+    np.testing.assert_allclose(plain + mirrored, [sum(BASE.scale_range)] * 3 + [np.nan], rtol=1e-6)
+
+
+def test_controls_are_refused_where_they_mean_nothing() -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.assign=sqrt"):
+        make_assignment(dataclasses.replace(BASE, assign="sqrt", unit_mean=True))
