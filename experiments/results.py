@@ -9,7 +9,7 @@ import math
 import pathlib
 import platform
 import subprocess
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -30,21 +30,13 @@ _PLACES = {
 """Settings that say where or how a run is computed, and not what is computed; they are not part of its name."""
 
 
-class RunConfig(Protocol):
-    """A `Config`, or a `VisionConfig`."""
-
-    seed: int
-    steps: int
-    workdir: pathlib.Path
-    optimizer: Any
-
-
 def settings_of(config: Any) -> dict[str, Any]:
     """The settings that decide what a run gives, nested as in the config, fit for JSON."""
     settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     for group, names in _PLACES.items():
+        part = settings.get(group, {}) if group else settings
         for name in names:
-            (settings[group] if group else settings).pop(name, None) if not group or group in settings else None
+            part.pop(name, None)
     return settings
 
 

@@ -1,13 +1,22 @@
 """Every table and figure of the paper as a list of runs: `python -m experiments.suites NAME ... --scale SCALE`."""
 # SPDX-License-Identifier: Apache-2.0
 
+import argparse
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import results
-from experiments.config import PRESETS, Config, OptimizerConfig
+import rich.console
+
+from experiments import results, runner
+from experiments.config import PRESETS, Config
+from experiments.estimates import Estimate
+from experiments.progress import duration
+from experiments.scales import SCALES, Scale, base_config, with_optimizer
 
 METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaDecay", "alphadecay": "AlphaDecay"}
 """The rows of the paper's tables: `OptimizerConfig.method`, and what the paper calls it."""
@@ -17,49 +26,7 @@ Labels = Mapping[str, str | float]
 """Where a run belongs in its table or figure, by the names of the axes."""
 
 
-class Decay(NamedTuple):
-    """A column of the paper's tables."""
-
-    rate: float
-    """The base rate."""
-    scale_range: tuple[float, float]
-    """(s1, s2), as the paper sets it for the rate."""
-
-
-class Grid(NamedTuple):
-    """What a coupling is tried with at a scale."""
-
-    learning_rates: tuple[float, ...]
-    """The first is the protocol's; sweeps try all."""
-    decays: tuple[Decay, ...]
-    """The columns of the tables; the first is the one for ablations."""
-    sweep: tuple[float, ...]
-    """Decay rates of figure 4 and of the sweeps."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How large the runs are, and how many."""
-
-    preset: str
-    """The preset that all runs vary."""
-    adam: Grid
-    adamw: Grid
-    main: str
-    """Coupling of the ablations: `adam`, as in the paper, or `adamw`."""
-    seeds: int
-    """Repeats in table 4 and, at the small scales, in tables 2 and 3."""
-    table_seeds: int
-    """Repeats in tables 2 and 3."""
-    ablation_seeds: int
-    flops_per_second: float
-    """Speed of one device, for estimates before any run was made."""
-    device: str
-    """That device, in words."""
-
-    def grid(self, coupling: str) -> Grid:
-        """The settings to try with `adam` or `adamw`."""
-        return self.adam if coupling == "adam" else self.adamw
+_SHOWN = ("perplexity", "accuracy")
 
 
 class Run(NamedTuple):
@@ -76,92 +43,6 @@ class Suite(NamedTuple):
     """What it shows, in a line."""
     runs: Callable[[Config, Scale, Mapping[str, Any]], Iterable[Run]]
     """`(base config, scale, results so far) -> runs`."""
-
-
-_ADAM = Grid(
-    (1e-3,), (Decay(1e-5, (2 / 3, 3.0)), Decay(5e-6, (2 / 3, 5.0)), Decay(1e-6, (2 / 3, 5.0))),
-    (0.0, 1e-7, 1e-6, 5e-6, 1e-5, 5e-5),
-)  # fmt: skip
-_ADAMW = Grid((1e-3,), tuple(Decay(rate, (2 / 3, 3.0)) for rate in (0.1, 0.05, 0.01)), (0.0, 0.01, 0.05, 0.1, 0.3))
-_NANO = Scale(
-    preset="nano-repeated",
-    adam=Grid(
-        (3e-3, 1.5e-3, 6e-3),
-        tuple(Decay(rate, (2 / 3, 3.0)) for rate in (1e-3, 3e-4, 1e-4)),
-        (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3),
-    ),
-    adamw=Grid(
-        (3e-3, 1.5e-3, 6e-3),
-        tuple(Decay(rate, (2 / 3, 3.0)) for rate in (0.3, 0.1, 1.0)),
-        (0.0, 0.03, 0.1, 0.3, 1.0, 3.0),
-    ),
-    main="adamw",
-    seeds=5,
-    table_seeds=5,
-    ablation_seeds=3,
-    flops_per_second=3e10,
-    device="one CPU core",
-)
-_PAPER = Scale(
-    preset="60m",
-    adam=_ADAM,
-    adamw=_ADAMW,
-    main="adam",
-    seeds=5,
-    table_seeds=1,
-    ablation_seeds=1,
-    flops_per_second=2e14,
-    device="one H100 at 20 % of its bfloat16 peak",
-)
-
-_PLAIN = OptimizerConfig()
-
-SCALES: dict[str, Scale] = {
-    "nano": _NANO,
-    "nano-fresh": dataclasses.replace(_NANO, preset="nano-fresh"),
-    "60m": _PAPER,
-    "135m": dataclasses.replace(_PAPER, preset="135m"),
-    "350m": dataclasses.replace(_PAPER, preset="350m"),
-    "1b": dataclasses.replace(_PAPER, preset="1b", adam=_ADAM._replace(learning_rates=(6e-4,)),
-                              adamw=_ADAMW._replace(learning_rates=(6e-4,))),
-}  # fmt: skip
-"""The models that suites are made at."""
-
-
-def base_config(scale: Scale) -> Config:
-    """The preset of a scale, with the coupling and the learning rate of its ablations and their decay."""
-    grid = scale.grid(scale.main)
-    config = PRESETS[scale.preset][1]
-    return with_optimizer(
-        config,
-        coupling=scale.main,
-        learning_rate=grid.learning_rates[0],
-        weight_decay=grid.decays[0].rate,
-        scale_range=grid.decays[0].scale_range,
-    )
-
-
-def with_optimizer(config: Config, **settings: Any) -> Config:
-    """The run with other settings of the optimizer; those that its method ignores are set to their defaults.
-
-    So two runs that compute the same have the same name, and are made once.
-    """
-    optimizer = dataclasses.replace(config.optimizer, **settings)
-    ignored: list[str] = []
-    if optimizer.method != "alphadecay":
-        ignored += ["scale_range", "metric", "fit", "assign", "reverse", "unit_mean"]
-    elif optimizer.assign != "linear":
-        ignored += ["scale_range"]
-    if optimizer.method in ("none", "uniform", "awd"):
-        ignored += ["refresh_every"]
-    if optimizer.method == "none":
-        ignored += ["weight_decay"]
-    plain: dict[str, Any] = {name: getattr(_PLAIN, name) for name in ignored}
-    return dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, **plain))
-
-
-def _seeds(labels: Labels, config: Config, number: int) -> Iterator[Run]:
-    return (Run(labels, dataclasses.replace(config, seed=seed)) for seed in range(number))
 
 
 def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
@@ -333,3 +214,140 @@ SUITES: dict[str, Suite] = {
     "tuned-adam": Suite("Adam: the best of sweep-adam for each method, over seeds.", _tuned("adam")),
     "tuned-adamw": Suite("AdamW: the best of sweep-adamw for each method, over seeds.", _tuned("adamw")),
 }  # fmt: skip
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Makes what is left of suites.
+
+    Args:
+        args: The command line; None takes the process's.
+
+    Returns:
+        The exit code: 0; 1 if a run failed or settings are wrong; 130 if it was stopped.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    own, options = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    asked = _parser().parse_args(own)
+    console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
+    scale = SCALES[asked.scale]
+    places = runner.Places(asked.results / asked.scale, asked.workdir / asked.scale)
+    try:
+        base = base_config(scale, options)
+        found = results.read_all(places.results)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    names = list(SUITES) if "all" in asked.names else asked.names
+    configs = {name: _distinct(SUITES[name].runs(base, scale, found)) for name in names}
+    every = {name: config for part in configs.values() for name, config in part.items()}
+    left = {name: config for name, config in every.items() if _is_left(found.get(name), retry=asked.retry_failed)}
+    estimate = Estimate(scale, every.values(), found)
+    if asked.commands:
+        for config in left.values():
+            print(command_of(config, scale.preset, places))
+        return 0
+    for suite, part in configs.items():
+        waiting = [config for name, config in part.items() if name in left]
+        hours = duration(sum(map(estimate.seconds, waiting)))
+        failures = sum(results.failed(found.get(name, {})) for name in part)
+        told = f", {failures} failed before" if failures else ""
+        console.print(f"{suite:<12} {len(part)} runs, {len(waiting)} left{told}, {hours} of one process")
+    console.print(f"In all {len(left)} runs left; times by {estimate.basis}.")
+    if asked.plan or not left:
+        return 0
+    return _make(left, places, asked.jobs, estimate, console)
+
+
+def _make(
+    left: dict[str, Config], places: runner.Places, jobs: int, estimate: Estimate, console: rich.console.Console
+) -> int:
+    """Makes the runs, a line each as they end."""
+    waiting, failures = dict(left), 0
+
+    def report(config: Config, result: dict[str, Any]) -> None:
+        nonlocal failures
+        failures += results.failed(result)
+        del waiting[result["name"]]
+        outcome = result["error"] if results.failed(result) else _outcome(result)
+        ahead = duration(sum(map(estimate.seconds, waiting.values())) / jobs)
+        console.print(f"[{len(left) - len(waiting)}/{len(left)}] {result['name']}: {outcome} | about {ahead} left")
+
+    ended = runner.make_runs(list(left.values()), places, jobs=jobs, report=report)
+    if not ended:
+        console.print(f"Stopped with {len(waiting)} runs left. The same command goes on.")
+        return 130
+    console.print(f"Results are in {places.results}; `python -m experiments.report` makes tables and figures of them.")
+    if failures:
+        print(f"error: {failures} runs failed; --retry-failed makes them again.", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    final = ", ".join(f"{name} {value:.4g}" for name, value in result["final"].items() if name in _SHOWN)
+    return f"{final} in {duration(result['seconds'])}"
+
+
+def _distinct(runs: Iterable[Run]) -> dict[str, Config]:
+    """Runs by name: places of a table may share a run."""
+    return {results.name_of(run.config): run.config for run in runs}
+
+
+def _is_left(result: dict[str, Any] | None, *, retry: bool) -> bool:
+    return result is None or (retry and results.failed(result))
+
+
+def command_of(config: Config, preset: str, places: runner.Places) -> str:
+    """The command that makes one run by itself, for launchers of many processes; its folder is the suite's.
+
+    Args:
+        config: The run.
+        preset: The preset to start from.
+        places: Where the suite works.
+
+    Returns:
+        `python -m experiments.train PRESET --option value ...`, fit for a shell.
+    """
+    config = dataclasses.replace(config, workdir=places.workdir(config))
+    words = ["python", "-m", "experiments.train", preset, *_options(config, PRESETS[preset][1], "--")]
+    return shlex.join(words)
+
+
+def _options(config: Any, plain: Any, prefix: str) -> Iterator[str]:
+    """The options in which a config differs from another."""
+    for field in dataclasses.fields(config):
+        value, before = getattr(config, field.name), getattr(plain, field.name)
+        option = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from _options(value, before, f"{option}.")
+        elif value != before and isinstance(value, bool):
+            yield option if value else f"{prefix}no-{field.name.replace('_', '-')}"
+        elif value != before:
+            yield option
+            yield from map(str, value if isinstance(value, tuple) else (value,))
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, SUITES))
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.suites",
+        description="Makes the runs of tables and figures. What was made is not made again; what was interrupted goes "
+        "on from its newest checkpoint; a run that fails is recorded and does not stop the others.",
+        epilog="suites:\n"
+        + "\n".join(f"  {name:<{width}}  {suite.about}" for name, suite in SUITES.items())
+        + "\n\nOptions after -- change the preset of the scale: -- --data.dir /data/tfds --accumulate 4",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*SUITES, "all"], help="suites, or `all`")
+    parser.add_argument("--scale", choices=SCALES, default="nano", help="the model and its protocol (default: nano)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each on its share of the CPU's cores")
+    parser.add_argument("--plan", action="store_true", help="show what is left and how long it will take, and end")
+    parser.add_argument("--commands", action="store_true", help="print the command of each run left, and end")
+    parser.add_argument("--retry-failed", action="store_true", help="make failed runs again")
+    parser.add_argument("--results", type=pathlib.Path, default=results.DIRECTORY, help="folder of the results")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/suites"),
+                        help="folder of checkpoints and logs (default: runs/suites)")  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

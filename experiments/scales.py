@@ -1,0 +1,139 @@
+"""The models that suites are made at, and what each is tried with."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from experiments.config import Config, OptimizerConfig, from_command_line
+
+
+class Decay(NamedTuple):
+    """A column of the paper's tables."""
+
+    rate: float
+    """The base rate."""
+    scale_range: tuple[float, float]
+    """(s1, s2), as the paper sets it for the rate."""
+
+
+class Grid(NamedTuple):
+    """What a coupling is tried with at a scale."""
+
+    learning_rates: tuple[float, ...]
+    """The first is the protocol's; sweeps try all."""
+    decays: tuple[Decay, ...]
+    """The columns of the tables; the first is the one for ablations."""
+    sweep: tuple[float, ...]
+    """Decay rates of figure 4 and of the sweeps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large the runs are, and how many."""
+
+    preset: str
+    """The preset that all runs vary."""
+    adam: Grid
+    adamw: Grid
+    main: str
+    """Coupling of the ablations: `adam`, as in the paper, or `adamw`."""
+    seeds: int
+    """Repeats in table 4 and, at the small scales, in tables 2 and 3."""
+    table_seeds: int
+    """Repeats in tables 2 and 3."""
+    ablation_seeds: int
+    flops_per_second: float
+    """Speed of one device, for estimates before any run was made."""
+    device: str
+    """That device, in words."""
+
+    def grid(self, coupling: str) -> Grid:
+        """The settings to try with `adam` or `adamw`."""
+        return self.adam if coupling == "adam" else self.adamw
+
+
+_ADAM = Grid(
+    (1e-3,), (Decay(1e-5, (2 / 3, 3.0)), Decay(5e-6, (2 / 3, 5.0)), Decay(1e-6, (2 / 3, 5.0))),
+    (0.0, 1e-7, 1e-6, 5e-6, 1e-5, 5e-5),
+)  # fmt: skip
+_ADAMW = Grid((1e-3,), tuple(Decay(rate, (2 / 3, 3.0)) for rate in (0.1, 0.05, 0.01)), (0.0, 0.01, 0.05, 0.1, 0.3))
+_NANO = Scale(
+    preset="nano-repeated",
+    adam=Grid(
+        (3e-3, 1.5e-3, 6e-3),
+        tuple(Decay(rate, (2 / 3, 3.0)) for rate in (1e-3, 3e-4, 1e-4)),
+        (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    ),
+    adamw=Grid(
+        (3e-3, 1.5e-3, 6e-3),
+        tuple(Decay(rate, (2 / 3, 3.0)) for rate in (0.3, 0.1, 1.0)),
+        (0.0, 0.03, 0.1, 0.3, 1.0, 3.0),
+    ),
+    main="adamw",
+    seeds=5,
+    table_seeds=5,
+    ablation_seeds=3,
+    flops_per_second=3e10,
+    device="one CPU core",
+)
+_PAPER = Scale(
+    preset="60m",
+    adam=_ADAM,
+    adamw=_ADAMW,
+    main="adam",
+    seeds=5,
+    table_seeds=1,
+    ablation_seeds=1,
+    flops_per_second=2e14,
+    device="one H100 at 20 % of its bfloat16 peak",
+)
+
+_PLAIN = dataclasses.asdict(OptimizerConfig())
+
+SCALES: dict[str, Scale] = {
+    "nano": _NANO,
+    "nano-fresh": dataclasses.replace(_NANO, preset="nano-fresh"),
+    "60m": _PAPER,
+    "135m": dataclasses.replace(_PAPER, preset="135m"),
+    "350m": dataclasses.replace(_PAPER, preset="350m"),
+    "1b": dataclasses.replace(_PAPER, preset="1b", adam=_ADAM._replace(learning_rates=(6e-4,)),
+                              adamw=_ADAMW._replace(learning_rates=(6e-4,))),
+}  # fmt: skip
+"""The models that suites are made at."""
+
+
+def base_config(scale: Scale, options: Sequence[str] = ()) -> Config:
+    """The preset of a scale, with the coupling, the learning rate and the decay of its ablations.
+
+    Args:
+        scale: Where to start.
+        options: Words of a command line that change the preset, such as `--data.dir`, `/data/tfds`.
+    """
+    grid = scale.grid(scale.main)
+    config = from_command_line([scale.preset, *options], prog="python -m experiments.suites NAME --")
+    return with_optimizer(
+        config,
+        coupling=scale.main,
+        learning_rate=grid.learning_rates[0],
+        weight_decay=grid.decays[0].rate,
+        scale_range=grid.decays[0].scale_range,
+    )
+
+
+def with_optimizer(config: Config, **settings: Any) -> Config:
+    """The run with other settings of the optimizer; those that its method ignores are set to plain values.
+
+    So two runs that compute the same have the same name, and are made once.
+    """
+    optimizer = dataclasses.replace(config.optimizer, **settings)
+    plain: dict[str, Any] = {}
+    if optimizer.method != "alphadecay":
+        plain |= {name: _PLAIN[name] for name in ("scale_range", "metric", "fit", "assign", "reverse", "unit_mean")}
+    elif optimizer.assign != "linear":
+        plain |= {"scale_range": _PLAIN["scale_range"]}
+    if optimizer.method in ("none", "uniform", "awd"):
+        plain |= {"refresh_every": _PLAIN["refresh_every"]}
+    if optimizer.method == "none":
+        plain |= {"weight_decay": 0.0, "coupling": _PLAIN["coupling"]}
+    return dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, **plain))
