@@ -160,12 +160,14 @@ def _paper(
     )
 
 
-def _protocol(*, unique_tokens: int) -> Config:
+def _protocol(*, unique_tokens: int, learning_rate: float, weight_decay: float) -> Config:
     """A run of the small-scale suites: 0.28M parameters, 410K tokens of the embedded corpus."""
     return Config(
         model=ModelConfig(64, 172, 2, 3, vocab_size=1024, compute_dtype="float32"),
-        data=DataConfig(sequence_length=64, unique_tokens=unique_tokens, eval_tokens=100_000),
-        optimizer=OptimizerConfig(coupling="adamw", learning_rate=3e-3, weight_decay=0.3, refresh_every=50),
+        data=DataConfig(sequence_length=64, unique_tokens=unique_tokens, eval_tokens=50_000),
+        optimizer=OptimizerConfig(
+            coupling="adamw", learning_rate=learning_rate, weight_decay=weight_decay, refresh_every=50
+        ),
         steps=400,
         batch_size=16,
         eval_every=200,
@@ -188,12 +190,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "nano-repeated": (
-        "0.28M parameters, the same 51,200 tokens for 8 epochs; seconds on one CPU core.",
-        _protocol(unique_tokens=51_200),
+        "0.28M parameters, the same 40,960 tokens for 10 epochs; seconds on one CPU core.",
+        _protocol(unique_tokens=40_960, learning_rate=6e-3, weight_decay=1.0),
     ),
     "nano-fresh": (
         "0.28M parameters, 410K tokens once; seconds on one CPU core.",
-        _protocol(unique_tokens=0),
+        _protocol(unique_tokens=0, learning_rate=3e-3, weight_decay=0.1),
     ),
     "60m": ("The paper's 60M model: 1B tokens of C4.", _paper(512, 1376, 8, 8, steps=10_000)),
     "135m": ("The paper's 135M model: 2B tokens of C4.", _paper(768, 2048, 12, 12, steps=20_000)),

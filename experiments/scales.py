@@ -61,14 +61,14 @@ _ADAMW = Grid((1e-3,), tuple(Decay(rate, (2 / 3, 3.0)) for rate in (0.1, 0.05, 0
 _NANO = Scale(
     preset="nano-repeated",
     adam=Grid(
-        (3e-3, 1.5e-3, 6e-3),
+        (6e-3, 3e-3, 1.2e-2),
         tuple(Decay(rate, (2 / 3, 3.0)) for rate in (1e-3, 3e-4, 1e-4)),
-        (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+        (0.0, 1e-4, 3e-4, 1e-3, 3e-3),
     ),
     adamw=Grid(
-        (3e-3, 1.5e-3, 6e-3),
-        tuple(Decay(rate, (2 / 3, 3.0)) for rate in (0.3, 0.1, 1.0)),
-        (0.0, 0.03, 0.1, 0.3, 1.0, 3.0),
+        (6e-3, 3e-3, 1.2e-2),
+        tuple(Decay(rate, (2 / 3, 3.0)) for rate in (1.0, 0.3, 0.1)),
+        (0.0, 0.1, 0.3, 1.0, 2.0),
     ),
     main="adamw",
     seeds=5,
@@ -76,6 +76,17 @@ _NANO = Scale(
     ablation_seeds=3,
     flops_per_second=3e10,
     device="one CPU core",
+)
+_FRESH = dataclasses.replace(
+    _NANO,
+    preset="nano-fresh",
+    adam=Grid((3e-3, 1.5e-3, 6e-3), _ADAM.decays, (0.0, 1e-6, 1e-5, 1e-4)),
+    adamw=Grid(
+        (3e-3, 1.5e-3, 6e-3),
+        tuple(Decay(rate, (2 / 3, 3.0)) for rate in (0.1, 0.3, 0.03)),
+        (0.0, 0.03, 0.1, 0.3),
+    ),
+    table_seeds=3,
 )
 _PAPER = Scale(
     preset="60m",
@@ -93,7 +104,7 @@ _PLAIN = dataclasses.asdict(OptimizerConfig())
 
 SCALES: dict[str, Scale] = {
     "nano": _NANO,
-    "nano-fresh": dataclasses.replace(_NANO, preset="nano-fresh"),
+    "nano-fresh": _FRESH,
     "60m": _PAPER,
     "135m": dataclasses.replace(_PAPER, preset="135m"),
     "350m": dataclasses.replace(_PAPER, preset="350m"),
