@@ -189,6 +189,20 @@ PRESETS: dict[str, tuple[str, Config]] = {
             workdir=pathlib.Path("runs/nano"),
         ),
     ),
+    "tiny": (
+        "Four steps of a model that learns nothing: to see a command work.",
+        Config(
+            model=ModelConfig(64, 96, 2, 2, vocab_size=1024, compute_dtype="float32"),
+            data=DataConfig(sequence_length=16, unique_tokens=256, eval_tokens=256),
+            optimizer=OptimizerConfig(refresh_every=2),
+            steps=4,
+            batch_size=4,
+            log_every=1,
+            eval_every=4,
+            checkpoint_every=4,
+            workdir=pathlib.Path("runs/tiny"),
+        ),
+    ),
     "nano-repeated": (
         "0.28M parameters, the same 40,960 tokens for 10 epochs; seconds on one CPU core.",
         _protocol(unique_tokens=40_960, learning_rate=6e-3, weight_decay=1.0),

@@ -38,12 +38,12 @@ class Estimate:
             configs: Runs, made or not.
             found: Results by the names of the runs.
         """
-        made = [(flops_of(config), found[results.name_of(config)]) for config in configs
-                if not results.failed(found.get(results.name_of(config), {"error": "not made"}))]  # fmt: skip
         self._rate = scale.flops_per_second
         self.basis = f"{scale.flops_per_second:.0e} operations a second, as of {scale.device}"
+        known = [(flops_of(config), found.get(results.name_of(config), {})) for config in configs]
+        made = [(flops, result["seconds"]) for flops, result in known if "seconds" in result]
         if made:
-            self._rate = sum(flops for flops, _ in made) / sum(result["seconds"] for _, result in made)
+            self._rate = sum(flops for flops, _ in made) / sum(seconds for _, seconds in made)
             self.basis = f"the {len(made)} runs made at this scale"
 
     def seconds(self, config: Config) -> float:

@@ -74,18 +74,18 @@ def make_runs(
                 slot, config = running.pop(process)
                 process.join()
                 free.append(slot)
-                result = _result(config, places, process.exitcode)
+                result = _result(config, places, None if stop else process.exitcode)
                 if result:
                     report(config, result)
     return not stop
 
 
 def _result(config: Any, places: Places, exit_code: int | None) -> dict[str, Any] | None:
-    """What a process that ended has left: its result, the record of its death, or nothing if it was to stop."""
+    """What a process that ended has left: its result, the record of its death, or nothing if it was told to stop."""
     path = places.results / f"{results.name_of(config)}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
-    if exit_code == 0:
+    if exit_code is None:
         return None
     error = f"The process ended with code {exit_code} and left no result; see {places.workdir(config) / 'log.txt'}."
     result = results.describe(config, commit=results.commit(), versions=results.versions(), error=error)
@@ -148,7 +148,10 @@ def _printing_to(log: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _timed(workdir: pathlib.Path) -> Iterator[None]:
-    """Notes the time that an attempt at a run has taken, however it ends."""
+    """Notes the time that an attempt at a run has taken, however it ends; not if others have begun the run."""
+    if (workdir / "metrics.jsonl").exists() and not (workdir / "attempts.jsonl").exists():
+        yield
+        return
     began, cpu_began = time.monotonic(), time.process_time()
     try:
         yield
@@ -159,8 +162,11 @@ def _timed(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _times(workdir: pathlib.Path) -> dict[str, float]:
-    """Seconds that all attempts at a run took together, compiling and validating included."""
-    attempts = [json.loads(line) for line in (workdir / "attempts.jsonl").read_text().splitlines()]
+    """Seconds that all attempts at a run took together, compiling and validating included; nothing if unknown."""
+    path = workdir / "attempts.jsonl"
+    if not path.exists():
+        return {}
+    attempts = [json.loads(line) for line in path.read_text().splitlines()]
     return {name: round(sum(attempt[name] for attempt in attempts), 2) for name in ("seconds", "cpu_seconds")}
 
 

@@ -77,6 +77,15 @@ _NANO = Scale(
     flops_per_second=3e10,
     device="one CPU core",
 )
+_TINY = dataclasses.replace(
+    _NANO,
+    preset="tiny",
+    adam=Grid((3e-3,), (Decay(1e-3, (2 / 3, 3.0)),), (0.0, 1e-3)),
+    adamw=Grid((3e-3,), (Decay(0.1, (2 / 3, 3.0)),), (0.0, 0.1)),
+    seeds=1,
+    table_seeds=1,
+    ablation_seeds=1,
+)
 _FRESH = dataclasses.replace(
     _NANO,
     preset="nano-fresh",
@@ -103,6 +112,7 @@ _PAPER = Scale(
 _PLAIN = dataclasses.asdict(OptimizerConfig())
 
 SCALES: dict[str, Scale] = {
+    "tiny": _TINY,
     "nano": _NANO,
     "nano-fresh": _FRESH,
     "60m": _PAPER,
