@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from experiments import manifest, partitioning
-from experiments.config import Config
+from experiments.config import RunConfig
 
 
 class Batches(Protocol):
@@ -218,7 +218,7 @@ def _set_aside(directory: pathlib.Path, newest: int | None, faults: dict[int, st
         print(f"warning: {path} is unusable, {fault}. It is now {aside}; using {previous}.", file=sys.stderr)
 
 
-def claim_workdir(config: Config) -> None:
+def claim_workdir(config: RunConfig) -> None:
     """Holds the settings against those of the run that `config.workdir` belongs to, then writes them there.
 
     A run without a checkpoint has nothing to lose and is replaced.
@@ -237,7 +237,7 @@ def claim_workdir(config: Config) -> None:
     partial.replace(config.workdir / "config.json")
 
 
-def find_run(config: Config) -> None:
+def find_run(config: RunConfig) -> None:
     """Checks that `config.workdir` holds a run of this model; all else may differ.
 
     Args:
@@ -252,7 +252,7 @@ def find_run(config: Config) -> None:
     _refuse_differences(config, lambda name: name.startswith("model."))
 
 
-def _refuse_differences(config: Config, matters: Callable[[str], bool]) -> None:
+def _refuse_differences(config: RunConfig, matters: Callable[[str], bool]) -> None:
     """Raises a ValueError that lists the settings that matter and differ from those in `config.json`."""
     saved = _flatten(json.loads((config.workdir / "config.json").read_text()))
     now = _flatten(json.loads(json.dumps(dataclasses.asdict(config), default=str)))

@@ -5,8 +5,10 @@ import dataclasses
 import importlib.util
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import jax
+import numpy as np
 import tyro
 
 
@@ -55,6 +57,11 @@ class DataConfig:
     need it. The order of the data depends on it, and not on the number of processes."""
     eval_tokens: int = 10_000_000
     """Validation tokens to measure the perplexity on; a smaller split is used up and counted."""
+
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one example: a packed sequence."""
+        return jax.ShapeDtypeStruct((self.sequence_length,), np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,18 +125,20 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One pre-training run."""
+class RunConfig:
+    """One training run of any network on any data."""
 
-    model: ModelConfig
-    data: DataConfig
+    model: Any
+    """The network."""
+    data: Any
+    """What it learns from; its `example` is the tree of `jax.ShapeDtypeStruct` of one example."""
     optimizer: OptimizerConfig
     steps: int
     """Optimizer steps of the whole run."""
     mesh: MeshConfig = MeshConfig()
     """The devices. A run may be resumed on others."""
     batch_size: int = 512
-    """Sequences in one optimizer step, over all devices and accumulated pieces."""
+    """Sequences or images in one optimizer step, over all devices and accumulated pieces."""
     accumulate: int = 1
     """Pieces the batch is cut into; gradients are averaged inside the jitted step."""
     seed: int = 0
@@ -144,6 +153,14 @@ class Config:
     """Checkpoints, metrics and figures go here; an unfinished run found here is resumed."""
     wandb: bool = False
     """Also log to Weights & Biases (pip install wandb)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    """One pre-training run of a LLaMA."""
+
+    model: ModelConfig
+    data: DataConfig
 
 
 def _paper(
@@ -241,7 +258,7 @@ def from_command_line(args: Sequence[str] | None = None, *, prog: str = "python 
     return dataclasses.replace(config, data=data, workdir=config.workdir.expanduser())
 
 
-def check(config: Config) -> None:
+def check(config: RunConfig) -> None:
     """Checks what the types do not say.
 
     Raises:

@@ -7,12 +7,11 @@ from typing import Any
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
 
 from experiments.config import DataConfig
 from experiments.packing import PackIterDataset, pack_first
 from experiments.partitioning import from_all_processes
-from experiments.records import Records
+from experiments.records import Records, open_records
 from experiments.tokenizer import check_vocab_size, load_tokenizer
 
 SHUFFLE_WINDOW = 2048
@@ -35,30 +34,13 @@ def open_split(config: DataConfig, split: str) -> Records:
         FileNotFoundError: There are no array_record files of it, or not all of them.
         ValueError: It has no feature `text`.
     """
-    directory = config.dir.absolute()
     advice = (
         "`python -m experiments.corpus` makes the embedded corpus in data/tfds; `tfds build c4/en "
         "--file_format=array_record` makes the real C4, and `tfds convert_format --dataset_version_dir=... "
         "--out_file_format=array_record` turns one of TFRecord files into array_record; "
         "--data.dir and --data.name say what to read"
     )
-    missing = f"no {split} split of {config.name}, as array_record, in {directory}: {advice}"
-    try:
-        builder = tfds.builder(config.name, data_dir=directory)
-    except tfds.core.DatasetNotFoundError as error:
-        raise FileNotFoundError(missing) from error
-    # A data set that TFDS knows how to build is found, whether it was built or not.
-    is_there = builder.is_prepared() and split in builder.info.splits
-    if not is_there or tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
-        raise FileNotFoundError(missing)
-    source = builder.as_data_source(split)
-    if "text" not in source.dataset_info.features:
-        features = ", ".join(sorted(source.dataset_info.features))
-        raise ValueError(f"{config.name} in {directory} has no feature `text` but {features}: {advice}")
-    for path in source.dataset_info.splits[split].filepaths:
-        if not path.exists():
-            raise FileNotFoundError(f"{config.name} is incomplete, {path} is missing: {advice}")
-    return Records(source, split)
+    return open_records(config.dir, config.name, split, features=("text",), advice=advice)
 
 
 def shuffled_documents(config: DataConfig, *, seed: int, stream: int) -> grain.MapDataset:

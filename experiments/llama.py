@@ -9,7 +9,7 @@
 #   1: an axis to broadcast over
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,12 +21,12 @@ from experiments.config import ModelConfig
 from experiments.partitioning import constrain_rows, constrain_whole
 
 
-def _init(config: ModelConfig) -> nnx.Initializer:
+def normal(stddev: float) -> nnx.Initializer:
     """Draws a weight matrix; the bits are the same inside and outside of jit."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
         # The compiler would otherwise multiply the standard deviation into a factor of the normal distribution.
-        return jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * config.init_stddev
+        return jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * stddev
 
     return init
 
@@ -35,7 +35,7 @@ class Linear(nnx.Module):
     """A matrix multiplication over the last axis, without bias."""
 
     def __init__(self, config: ModelConfig, in_features: int, out_features: int, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(_init(config)(rngs.params(), (in_features, out_features), jnp.float32))
+        self.kernel = nnx.Param(normal(config.init_stddev)(rngs.params(), (in_features, out_features), jnp.float32))
 
     def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
         """Maps `x[..., in_features]` to `[..., out_features]`, in the dtype of x unless `out_dtype` says otherwise."""
@@ -148,7 +148,8 @@ class Llama(nnx.Module):
                 "width: choose a hidden_size that is a multiple of 2 * num_heads."
             )
         self.config = config
-        self.embed = nnx.Embed(config.vocab_size, config.hidden_size, embedding_init=_init(config), rngs=rngs)
+        init = normal(config.init_stddev)
+        self.embed = nnx.Embed(config.vocab_size, config.hidden_size, embedding_init=init, rngs=rngs)
         self.layers = nnx.vmap(lambda rngs: Block(config, rngs=rngs))(rngs.split(config.num_layers))
         self.final_norm = _norm(config, rngs)
         self.lm_head = Linear(config, config.hidden_size, config.vocab_size, rngs=rngs)
@@ -177,6 +178,10 @@ class Llama(nnx.Module):
         x_BxLxD = constrain_rows(jnp.take(embedding_VxD, tokens_BxL, axis=0).astype(self.config.compute_dtype))
         x_BxLxD, _ = jax.lax.scan(apply_block, x_BxLxD, blocks)
         return self.lm_head(self.final_norm(x_BxLxD), out_dtype=jnp.float32)
+
+    def loss(self, tokens_BxL: jax.Array) -> jax.Array:
+        """What a training step lowers: `next_token_loss`."""
+        return next_token_loss(self, tokens_BxL)
 
 
 def loss_sum_and_count(
@@ -208,9 +213,9 @@ def next_token_loss(model: Llama, tokens_BxL: jax.Array, mask_BxL: jax.Array | N
     return total / count
 
 
-def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef[Llama], Any]:
+def abstract_model(config: Any, network: Callable[..., nnx.Module] = Llama) -> tuple[nnx.GraphDef[Any], Any]:
     """The model without its parameters, and the tree of their `jax.ShapeDtypeStruct`; draws nothing."""
-    graphdef, weights = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+    graphdef, weights = nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0))))
     return graphdef, nnx.to_pure_dict(weights)
 
 

@@ -17,7 +17,7 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from experiments.config import Config
+from experiments.config import RunConfig
 
 SECONDS_BETWEEN_FLUSHES = 10.0
 """How stale TensorBoard may be."""
@@ -26,7 +26,7 @@ SECONDS_BETWEEN_FLUSHES = 10.0
 class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
     """The numbers of one run. A resumed run goes on where its checkpoint was: what came after is cut off."""
 
-    def __init__(self, config: Config, *, start: int):
+    def __init__(self, config: RunConfig, *, start: int):
         """Opens the logs in `config.workdir`; only the first process writes.
 
         Args:
@@ -160,7 +160,7 @@ def _truncate(path: pathlib.Path, start: int) -> None:
         partial.replace(path)
 
 
-def _start_wandb(config: Config) -> Any:
+def _start_wandb(config: RunConfig) -> Any:
     """Starts a Weights & Biases run named after the working directory."""
     wandb = importlib.import_module("wandb")
     return wandb.init(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.config import Config
+from experiments.config import RunConfig
 
 BATCH = ("data", "fsdp")
 """The mesh axes. A batch is cut over both, weights over `fsdp`: all devices compute on rows of their own."""
@@ -85,7 +85,7 @@ def ends_together(main: Callable[Parameters, int]) -> Callable[Parameters, int]:
     return wrapped
 
 
-def make_mesh(config: Config) -> jax.sharding.Mesh:
+def make_mesh(config: RunConfig) -> jax.sharding.Mesh:
     """Arranges all devices of the run as `data` x `fsdp`, and checks that weights and batches can be cut so.
 
     Args:
@@ -191,25 +191,29 @@ def rows_of_process(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
 
 
 def pieces_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-    """Where tokens `[A, B, L]` lie: the rows of each piece are cut over all devices."""
+    """Where arrays `[A, B, ...]` lie: the rows of each piece are cut over all devices."""
     return jax.sharding.NamedSharding(mesh, jax.P(None, BATCH))
 
 
-def to_devices(rows: np.ndarray, mesh: jax.sharding.Mesh, *, accumulate: int) -> jax.Array:
+def to_devices(rows: Any, mesh: jax.sharding.Mesh, *, accumulate: int) -> Any:
     """Makes the batch of all processes from this one's rows, cut into pieces.
 
     Args:
-        rows: This process's rows, in the order of `rows_of_process`, `[n, L]`.
+        rows: A tree of this process's rows, in the order of `rows_of_process`, `[n, ...]`.
         mesh: What `make_mesh` gives.
         accumulate: Number of pieces A.
 
     Returns:
-        The whole batch, `[A, B, L]`: row `a + A * b` of it is row b of piece a, so that a device's share of the batch
-        is its share of each piece.
+        The whole batch, `[A, B, ...]`: row `a + A * b` of it is row b of piece a, so that a device's share of the
+        batch is its share of each piece.
     """
-    pieces = np.ascontiguousarray(rows.reshape(-1, accumulate, rows.shape[-1]).swapaxes(0, 1))
-    with jax.transfer_guard_host_to_device("allow"):
+
+    def cut(x: np.ndarray) -> jax.Array:
+        pieces = np.ascontiguousarray(x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1))
         return jax.make_array_from_process_local_data(pieces_sharding(mesh), pieces)
+
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.tree.map(cut, rows)
 
 
 def share_rows(tree: Any, mesh: jax.sharding.Mesh) -> Any:

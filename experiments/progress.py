@@ -17,17 +17,20 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Loss, tokens per second and time left. Time spent in `pause()` is not counted as training."""
 
-    def __init__(self, console: rich.console.Console, *, start: int, steps: int, tokens_per_step: int):
+    def __init__(
+        self, console: rich.console.Console, *, start: int, steps: int, tokens_per_step: int, unit: str = "tokens"
+    ):
         """Starts the clocks.
 
         Args:
             console: Where to write. Not a terminal: a plain line at most every ten seconds.
             start: Steps already made.
             steps: Steps of the whole run.
-            tokens_per_step: Tokens that one step trains on.
+            tokens_per_step: Tokens, or other units, that one step trains on.
+            unit: What is counted.
         """
         self._console, self._start, self._steps = console, start, steps
-        self._tokens_per_step = tokens_per_step
+        self._tokens_per_step, self._unit = tokens_per_step, unit
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("step {task.completed}/{task.total}"),
             rich.progress.BarColumn(),
@@ -52,7 +55,7 @@ class Progress:
         if trained >= 1.0 or not self._speed:
             self._speed = (step - self._lap_step) * self._tokens_per_step / max(trained, 1e-9)
             self._lap_began, self._lap_step, self._paused = now, step, 0.0
-        status = f"loss {loss:.3f} | {self._speed:,.0f} tokens/s | {duration(left)} left"
+        status = f"loss {loss:.3f} | {self._speed:,.0f} {self._unit}/s | {duration(left)} left"
         self._bar.update(self._task, completed=step, status=status)
         if not self._console.is_terminal and (now - self._line_written >= SECONDS_BETWEEN_LINES):
             self._line_written = now

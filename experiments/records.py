@@ -1,10 +1,13 @@
-"""Reads the records of a TFDS split, and names the file of one that cannot be read."""
+"""Opens a TFDS split and reads its records; names what is missing, and the file of one that cannot be read."""
 # SPDX-License-Identifier: Apache-2.0
 
 import bisect
 import itertools
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+import tensorflow_datasets as tfds
 
 
 class Records:
@@ -32,7 +35,9 @@ class Records:
         """
         try:
             record: dict[str, Any] = self._source[index]
-            if record["text"] is None:  # array_record's answer beyond the end of a file cut between two blocks
+            if any(
+                value is None for value in record.values()
+            ):  # array_record's answer beyond the end of a file cut between two blocks
                 raise EOFError("the file ends before it")
             return record
         except Exception as error:
@@ -42,3 +47,50 @@ class Records:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Reads all records in their order."""
         return (self[index] for index in range(len(self)))
+
+
+def open_records(
+    directory: pathlib.Path,
+    name: str,
+    split: str,
+    *,
+    features: Collection[str],
+    advice: str,
+    decoders: Mapping[str, Any] | None = None,
+) -> Records:
+    """Opens one split for random access. Never downloads, builds or asks the network for anything.
+
+    Args:
+        directory: The tensorflow-datasets directory.
+        name: The data set.
+        split: `train` or `validation`.
+        features: What its records must have.
+        advice: How to get the data; the errors end with it.
+        decoders: As for `tfds.data_source`.
+
+    Returns:
+        The records.
+
+    Raises:
+        FileNotFoundError: There are no array_record files of it, or not all of them.
+        ValueError: It lacks a feature.
+    """
+    directory = directory.absolute()
+    missing = f"no {split} split of {name}, as array_record, in {directory}: {advice}"
+    try:
+        builder = tfds.builder(name, data_dir=directory)
+    except tfds.core.DatasetNotFoundError as error:
+        raise FileNotFoundError(missing) from error
+    # A data set that TFDS knows how to build is found, whether it was built or not.
+    is_there = builder.is_prepared() and split in builder.info.splits
+    if not is_there or tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
+        raise FileNotFoundError(missing)
+    source = builder.as_data_source(split, decoders=decoders)
+    for feature in features:
+        if feature not in source.dataset_info.features:
+            found = ", ".join(sorted(source.dataset_info.features))
+            raise ValueError(f"{name} in {directory} has no feature `{feature}` but {found}: {advice}")
+    for path in source.dataset_info.splits[split].filepaths:
+        if not path.exists():
+            raise FileNotFoundError(f"{name} is incomplete, {path} is missing: {advice}")
+    return Records(source, split)

@@ -1,6 +1,7 @@
 """The training state, and one optimizer step as a compiled program."""
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,8 @@ import optax
 from flax import nnx
 
 from experiments import partitioning
-from experiments.config import Config
-from experiments.llama import Llama, next_token_loss
+from experiments.config import RunConfig
+from experiments.llama import Llama
 from experiments.partitioning import constrain
 
 
@@ -21,11 +22,16 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def first_state(config: Config, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def first_state(
+    config: RunConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    network: Callable[..., nnx.Module] = Llama,
+) -> TrainState:
     """Draws the weights in place: no device ever holds more than its share, and the bits are those of one device."""
 
     def draw(key: jax.Array) -> TrainState:
-        params = nnx.to_pure_dict(nnx.state(Llama(config.model, rngs=nnx.Rngs(key))))
+        params = nnx.to_pure_dict(nnx.state(network(config.model, rngs=nnx.Rngs(key))))
         return TrainState(params, optimizer.init(params))
 
     # As an argument: one compiled program, kept on disk, then serves all seeds.
@@ -33,29 +39,29 @@ def first_state(config: Config, optimizer: optax.GradientTransformation, mesh: j
     return jax.jit(draw, out_shardings=partitioning.shardings(jax.eval_shape(draw, key), mesh))(key)
 
 
-def make_train_step(graphdef: nnx.GraphDef[Llama], optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
+def make_train_step(graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
     """Builds one optimizer step.
 
     Args:
-        graphdef: The model without its parameters.
+        graphdef: The model without its parameters; its `loss` takes a batch.
         optimizer: The whole update.
 
     Returns:
-        A jitted function of the state, which is donated, and of int32 tokens `[accumulate, batch, length]`. It
+        A jitted function of the state, which is donated, and of a tree of arrays `[accumulate, batch, ...]`. It
         returns the next state, and the float32 scalars `train/loss` and `train/gradient_norm` (before clipping).
         Compiled under `jax.set_mesh`, it keeps the state as `partitioning` lays it out.
     """
 
-    def loss_of(params: Any, tokens_BxL: jax.Array) -> jax.Array:
-        return next_token_loss(nnx.merge(graphdef, params), tokens_BxL)
+    def loss_of(params: Any, piece: Any) -> jax.Array:
+        return nnx.merge(graphdef, params).loss(piece)
 
-    def train_step(state: TrainState, tokens_AxBxL: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        def add_piece(total: Any, tokens_BxL: jax.Array) -> tuple[Any, jax.Array]:
-            loss, gradients = jax.value_and_grad(loss_of)(state.params, tokens_BxL)
+    def train_step(state: TrainState, pieces: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        def add_piece(total: Any, piece: Any) -> tuple[Any, jax.Array]:
+            loss, gradients = jax.value_and_grad(loss_of)(state.params, piece)
             return constrain(jax.tree.map(jnp.add, total, gradients)), loss
 
         zeros = constrain(jax.tree.map(jnp.zeros_like, state.params))
-        total, losses = jax.lax.scan(add_piece, zeros, tokens_AxBxL)
+        total, losses = jax.lax.scan(add_piece, zeros, pieces)
         gradients = jax.tree.map(lambda gradient: gradient / len(losses), total)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {"train/loss": losses.mean(), "train/gradient_norm": optax.tree.norm(gradients)}
@@ -65,8 +71,8 @@ def make_train_step(graphdef: nnx.GraphDef[Llama], optimizer: optax.GradientTran
 
 
 def compile_train_step(
-    config: Config,
-    graphdef: nnx.GraphDef[Llama],
+    config: RunConfig,
+    graphdef: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
     state: TrainState,
     mesh: jax.sharding.Mesh,
@@ -83,7 +89,9 @@ def compile_train_step(
     Returns:
         The compiled `make_train_step`.
     """
-    shape = (config.accumulate, config.batch_size // config.accumulate, config.data.sequence_length)
-    tokens_AxBxL = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=partitioning.pieces_sharding(mesh))
+    rows, sharding = (config.accumulate, config.batch_size // config.accumulate), partitioning.pieces_sharding(mesh)
+    pieces = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*rows, *x.shape), x.dtype, sharding=sharding), config.data.example
+    )
     with jax.set_mesh(mesh):
-        return make_train_step(graphdef, optimizer).lower(state, tokens_AxBxL).compile()
+        return make_train_step(graphdef, optimizer).lower(state, pieces).compile()

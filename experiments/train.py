@@ -3,23 +3,21 @@
 
 import collections
 import contextlib
-import dataclasses
-import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import rich.console
 from flax import nnx
 
 import optax_alphadecay as oad
 from experiments import figures, partitioning, preemption
 from experiments.checkpoints import Checkpoints, claim_workdir
-from experiments.config import Config, check, from_command_line
+from experiments.config import Config, RunConfig, check, from_command_line
 from experiments.data import TrainIterator, train_iterator
 from experiments.evaluate import Validation, evaluate, unigram_of, validation_set, verdict
 from experiments.llama import Llama, abstract_model, num_parameters
@@ -27,28 +25,42 @@ from experiments.metrics_log import MetricsLog, lacks, read_metrics
 from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
 from experiments.preemption import Preempted, Preemption
 from experiments.progress import Progress
+from experiments.run import Diverged, Run, Task, check_finite, log_modules, save, validate
 from experiments.step import TrainState, compile_train_step, first_state
 from experiments.tokenizer import check_vocab_size, load_tokenizer
 
 
-@dataclasses.dataclass
-class Run:
-    """A run, ready to take its next step."""
+class Pretraining:
+    """Next-token prediction on C4 by a LLaMA."""
 
-    config: Config
-    mesh: jax.sharding.Mesh
-    graphdef: nnx.GraphDef[Llama]
-    optimizer: optax.GradientTransformation
-    batches: TrainIterator
-    checkpoints: Checkpoints
-    preemption: Preemption
-    state: TrainState
-    step: int
-    """Optimizer steps made."""
+    network: Callable[..., nnx.Module] = Llama
+    unit = "tokens"
 
+    def units_per_step(self, config: Config) -> int:
+        """Tokens in a batch."""
+        return config.batch_size * config.data.sequence_length
 
-class Diverged(Exception):
-    """The loss or its gradient is not finite."""
+    def open(self, config: Config, rows: np.ndarray) -> TrainIterator:
+        """Opens the train split and its tokenizer."""
+        check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
+        return train_iterator(config.data, batch_size=config.batch_size, seed=config.seed, rows=rows)
+
+    def validate(self, run: Run) -> tuple[dict[str, float], str]:
+        """Measures the perplexity."""
+        batches = run.preemption.watch(validation_set(run.config))
+        measured = evaluate(run.graphdef, run.state.params, batches, run.mesh)
+        values = {"loss": measured.loss, "perplexity": measured.perplexity, "tokens": measured.tokens}
+        return values, f"validation loss {measured.loss:.4f} | perplexity {measured.perplexity:.2f}"
+
+    def report(
+        self, config: Config, metrics: list[dict[str, float]], params: Any
+    ) -> tuple[list[tuple[str, pathlib.Path]], str]:
+        """Draws the figures, and holds the last perplexity against a unigram model's."""
+        final = next(line for line in reversed(metrics) if "validation/loss" in line)
+        baseline = unigram_of(config)
+        paths = [("figure", path) for path in figures.draw(config, metrics, params, baseline.loss)]
+        validation = Validation(final["validation/loss"], int(final["validation/tokens"]))
+        return paths, verdict(validation, baseline)
 
 
 @partitioning.ends_together
@@ -62,11 +74,15 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 after an error that the message explains; 130 when interrupted (Ctrl-C); 143 when
         preempted (SIGTERM).
     """
-    config = from_command_line(args)
+    return launch(from_command_line(args), Pretraining())
+
+
+def launch(config: RunConfig, task: Task) -> int:
+    """Trains and reports, and explains errors instead of raising them. Returns the exit code, as `main`."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
     try:
         with Preemption() as listening:
-            return train(config, listening, console)
+            return train(config, task, listening, console)
     except OSError as error:
         print(
             f"error: {error}\nWhat was saved in {config.workdir} is intact. Free space on the disk, or mend what the "
@@ -79,20 +95,18 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
 
 
-def train(config: Config, listening: Preemption, console: rich.console.Console) -> int:
+def train(config: RunConfig, task: Task, listening: Preemption, console: rich.console.Console) -> int:
     """Takes a run from wherever it is to its end. Returns the exit code; raises the OSError of a disk or of data."""
     try:
         partitioning.join_processes()
         console.quiet = jax.process_index() > 0
-        run = set_up(config, listening)
+        run = set_up(config, task, listening)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with run.checkpoints, contextlib.closing(run.batches):
         try:
-            introduce(run, console)
-            make_up(run, console)
-            fit(run, console)
+            go_on(run, console)
         except Diverged as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -104,11 +118,20 @@ def train(config: Config, listening: Preemption, console: rich.console.Console) 
     return 0
 
 
-def set_up(config: Config, listening: Preemption) -> Run:
+def run_to_end(config: RunConfig, task: Task, console: rich.console.Console) -> None:
+    """Takes a run from wherever it is to its end, without a report. Raises what `set_up` and `fit` do."""
+    with Preemption() as listening:
+        run = set_up(config, task, listening)
+        with run.checkpoints, contextlib.closing(run.batches):
+            go_on(run, console)
+
+
+def set_up(config: RunConfig, task: Task, listening: Preemption) -> Run:
     """Opens the data, draws the weights, and restores the newest intact checkpoint if there is one.
 
     Args:
         config: The run.
+        task: What it learns.
         listening: What tells the run to stop early.
 
     Returns:
@@ -117,28 +140,36 @@ def set_up(config: Config, listening: Preemption) -> Run:
     Raises:
         ValueError: If settings contradict each other, the data or the run in `config.workdir`, or if every
             checkpoint there is damaged.
-        FileNotFoundError: If the data or the tokenizer is missing.
+        FileNotFoundError: If data is missing.
     """
     check(config)
-    check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
     mesh = partitioning.make_mesh(config)
-    rows = partitioning.rows_of_process(mesh, config.batch_size)
-    batches = train_iterator(config.data, batch_size=config.batch_size, seed=config.seed, rows=rows)
-    graphdef, params = abstract_model(config.model)
+    batches = task.open(config, partitioning.rows_of_process(mesh, config.batch_size))
+    graphdef, params = abstract_model(config.model, task.network)
     optimizer = make_optimizer(config.optimizer, config.steps)
     partitioning.from_first_process(lambda: claim_workdir(config))
     checkpoints = Checkpoints(config.workdir / "checkpoints")
     shapes: TrainState = partitioning.abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
-    step, *state = checkpoints.restore(*shapes, batches) or (0, *first_state(config, optimizer, mesh))
-    return Run(config, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*state), step)
+    step, *state = checkpoints.restore(*shapes, batches) or (
+        0,
+        *first_state(config, optimizer, mesh, task.network),
+    )
+    return Run(config, task, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*state), step)
+
+
+def go_on(run: Run, console: rich.console.Console) -> None:
+    """Takes a run from where it is to its last step; raises what `fit` does."""
+    introduce(run, console)
+    make_up(run, console)
+    fit(run, console)
 
 
 def introduce(run: Run, console: rich.console.Console) -> None:
     """Says what is about to be trained, and which modules get a decay of their own."""
     config, method = run.config, run.config.optimizer
-    tokens = config.batch_size * config.data.sequence_length
+    amount = f"{run.task.units_per_step(config):,} {run.task.unit}"
     console.print(
-        f"{num_parameters(run.state.params):,} parameters | {config.steps:,} steps of {tokens:,} tokens | "
+        f"{num_parameters(run.state.params):,} parameters | {config.steps:,} steps of {amount} | "
         f"{method.method} ({method.coupling}) at weight decay {method.weight_decay:g}"
     )
     if method.method in MODULEWISE:
@@ -175,7 +206,7 @@ def fit(run: Run, console: rich.console.Console) -> None:
         Preempted: If the run has to stop; the step under way was finished and saved.
         OSError: If the data cannot be read, or a checkpoint or the metrics not be written.
     """
-    config = run.config
+    config, unit = run.config, run.task.unit
     if run.step == config.steps:
         return
     run.preemption.check()
@@ -184,7 +215,7 @@ def fit(run: Run, console: rich.console.Console) -> None:
     run.preemption.check()
     learning_rates = np.asarray(jax.vmap(make_schedule(config.optimizer, config.steps))(jnp.arange(config.steps)))
     progress = Progress(
-        console, start=run.step, steps=config.steps, tokens_per_step=config.batch_size * config.data.sequence_length
+        console, start=run.step, steps=config.steps, tokens_per_step=run.task.units_per_step(config), unit=unit
     )
 
     def look_at(step: int, metrics: dict[str, jax.Array]) -> None:
@@ -193,13 +224,13 @@ def fit(run: Run, console: rich.console.Console) -> None:
         progress.update(step, values["train/loss"])
         if step == 1 or step % config.log_every == 0:
             values["train/learning_rate"] = float(learning_rates[step - 1])
-            log.write(step, {**values, "train/tokens_per_second": progress.tokens_per_second})
+            log.write(step, {**values, f"train/{unit}_per_second": progress.tokens_per_second})
 
     with MetricsLog(config, start=run.step) as log, progress, jax.transfer_guard("disallow"):
         under_way = None
         for step in range(run.step + 1, config.steps + 1):
-            tokens_AxBxL = partitioning.to_devices(next(run.batches), run.mesh, accumulate=config.accumulate)
-            run.state, metrics = train_step(run.state, tokens_AxBxL)
+            pieces = partitioning.to_devices(next(run.batches), run.mesh, accumulate=config.accumulate)
+            run.state, metrics = train_step(run.state, pieces)
             run.step = step
             if under_way:
                 look_at(*under_way)
@@ -215,20 +246,8 @@ def fit(run: Run, console: rich.console.Console) -> None:
                 raise Preempted
 
 
-def check_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> None:
-    """Stops a run whose numbers have gone bad, before a checkpoint of them is saved."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            # The parameters after step - 1 are those that gave this value.
-            good = checkpoints.latest(below=step - 1)
-            raise Diverged(
-                f"{name} is {value} at step {step}. Last good checkpoint: {good or 'none'}. "
-                "The same command would fail again: lower --optimizer.learning-rate, with another --workdir."
-            )
-
-
 def tasks(
-    config: Config, step: int, listening: Preemption
+    config: RunConfig, step: int, listening: Preemption
 ) -> Iterator[Callable[[Run, MetricsLog, rich.console.Console], None]]:
     """What to do after a step, each asked for when the one before is done: a preemption may come at any time.
 
@@ -242,32 +261,9 @@ def tasks(
         yield save
 
 
-def validation_due(config: Config, step: int) -> bool:
+def validation_due(config: RunConfig, step: int) -> bool:
     """Whether a step is followed by a validation."""
     return step == config.steps or step % config.eval_every == 0
-
-
-def log_modules(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
-    """Logs the score and the ratio of every module after a refresh."""
-    log.write(run.step, oad.scalars(run.state.opt_state, run.state.params, modules=MODULES))
-
-
-def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
-    """Logs and shows the validation loss, unless a preemption comes first."""
-    try:
-        batches = run.preemption.watch(validation_set(run.config))
-        validation = evaluate(run.graphdef, run.state.params, batches, run.mesh)
-    except Preempted:
-        return  # the run that goes on makes it up
-    values = {"loss": validation.loss, "perplexity": validation.perplexity, "tokens": validation.tokens}
-    log.write(run.step, {f"validation/{name}": value for name, value in values.items()})
-    steps = f"step {run.step}/{run.config.steps}"
-    console.print(f"{steps} | validation loss {validation.loss:.4f} | perplexity {validation.perplexity:.2f}")
-
-
-def save(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
-    """Saves a checkpoint."""
-    run.checkpoints.save(run.step, run.state.params, run.state.opt_state, run.batches)
 
 
 def conclude(run: Run, console: rich.console.Console) -> None:
@@ -277,8 +273,7 @@ def conclude(run: Run, console: rich.console.Console) -> None:
         return
     metrics_path = config.workdir / "metrics.jsonl"
     metrics = read_metrics(metrics_path)
-    final = next(line for line in reversed(metrics) if "validation/loss" in line)
-    baseline = unigram_of(config)
+    written, result = run.task.report(config, metrics, params)
     console.print()
     if config.optimizer.method in MODULEWISE:
         rows = oad.module_table(run.state.opt_state, params, modules=MODULES)
@@ -286,15 +281,14 @@ def conclude(run: Run, console: rich.console.Console) -> None:
     else:
         console.print(f"{config.optimizer.method} has no modules: no table, no figures of alpha and decay.\n")
     paths: list[tuple[str, pathlib.Path | None]] = [
-        *(("figure", path) for path in figures.draw(config, metrics, params, baseline.loss)),
+        *written,
         ("checkpoint", newest),
         ("metrics", metrics_path),
         ("TensorBoard", config.workdir / "tensorboard"),
     ]
     for name, path in paths:
         console.print(f"{name:<12}{path}")
-    validation = Validation(final["validation/loss"], int(final["validation/tokens"]))
-    console.print(f"\n{verdict(validation, baseline)}")
+    console.print(f"\n{result}")
 
 
 if __name__ == "__main__":
