@@ -25,9 +25,9 @@ from experiments.metrics_log import MetricsLog, lacks, read_metrics
 from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
 from experiments.preemption import Preempted, Preemption
 from experiments.progress import Progress
-from experiments.run import Diverged, Run, Task, check_finite, log_modules, save, validate
 from experiments.step import TrainState, compile_train_step, first_state
 from experiments.tokenizer import check_vocab_size, load_tokenizer
+from experiments.workload import Diverged, Run, Workload, check_finite, log_modules, save, validate
 
 
 class Pretraining:
@@ -63,6 +63,9 @@ class Pretraining:
         return paths, verdict(validation, baseline)
 
 
+PRETRAINING = Pretraining()
+
+
 @partitioning.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Trains and reports.
@@ -74,15 +77,15 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 after an error that the message explains; 130 when interrupted (Ctrl-C); 143 when
         preempted (SIGTERM).
     """
-    return launch(from_command_line(args), Pretraining())
+    return launch(from_command_line(args), PRETRAINING)
 
 
-def launch(config: RunConfig, task: Task) -> int:
+def launch(config: RunConfig, workload: Workload) -> int:
     """Trains and reports, and explains errors instead of raising them. Returns the exit code, as `main`."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
     try:
         with Preemption() as listening:
-            return train(config, task, listening, console)
+            return train(config, listening, console, workload)
     except OSError as error:
         print(
             f"error: {error}\nWhat was saved in {config.workdir} is intact. Free space on the disk, or mend what the "
@@ -95,12 +98,12 @@ def launch(config: RunConfig, task: Task) -> int:
         return 130
 
 
-def train(config: RunConfig, task: Task, listening: Preemption, console: rich.console.Console) -> int:
+def train(config: RunConfig, listening: Preemption, console: rich.console.Console, workload: Workload) -> int:
     """Takes a run from wherever it is to its end. Returns the exit code; raises the OSError of a disk or of data."""
     try:
         partitioning.join_processes()
         console.quiet = jax.process_index() > 0
-        run = set_up(config, task, listening)
+        run = set_up(config, listening, workload)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -118,21 +121,22 @@ def train(config: RunConfig, task: Task, listening: Preemption, console: rich.co
     return 0
 
 
-def run_to_end(config: RunConfig, task: Task, console: rich.console.Console) -> None:
+def run_to_end(
+    config: RunConfig, listening: Preemption, console: rich.console.Console, workload: Workload = PRETRAINING
+) -> None:
     """Takes a run from wherever it is to its end, without a report. Raises what `set_up` and `fit` do."""
-    with Preemption() as listening:
-        run = set_up(config, task, listening)
-        with run.checkpoints, contextlib.closing(run.batches):
-            go_on(run, console)
+    run = set_up(config, listening, workload)
+    with run.checkpoints, contextlib.closing(run.batches):
+        go_on(run, console)
 
 
-def set_up(config: RunConfig, task: Task, listening: Preemption) -> Run:
+def set_up(config: RunConfig, listening: Preemption, workload: Workload = PRETRAINING) -> Run:
     """Opens the data, draws the weights, and restores the newest intact checkpoint if there is one.
 
     Args:
         config: The run.
-        task: What it learns.
         listening: What tells the run to stop early.
+        workload: What it learns.
 
     Returns:
         The run at its first step, or where its newest intact checkpoint is.
@@ -144,17 +148,17 @@ def set_up(config: RunConfig, task: Task, listening: Preemption) -> Run:
     """
     check(config)
     mesh = partitioning.make_mesh(config)
-    batches = task.open(config, partitioning.rows_of_process(mesh, config.batch_size))
-    graphdef, params = abstract_model(config.model, task.network)
+    batches = workload.open(config, partitioning.rows_of_process(mesh, config.batch_size))
+    graphdef, params = abstract_model(config.model, workload.network)
     optimizer = make_optimizer(config.optimizer, config.steps)
     partitioning.from_first_process(lambda: claim_workdir(config))
     checkpoints = Checkpoints(config.workdir / "checkpoints")
     shapes: TrainState = partitioning.abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
     step, *state = checkpoints.restore(*shapes, batches) or (
         0,
-        *first_state(config, optimizer, mesh, task.network),
+        *first_state(config, optimizer, mesh, workload.network),
     )
-    return Run(config, task, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*state), step)
+    return Run(config, workload, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*state), step)
 
 
 def go_on(run: Run, console: rich.console.Console) -> None:
@@ -167,7 +171,7 @@ def go_on(run: Run, console: rich.console.Console) -> None:
 def introduce(run: Run, console: rich.console.Console) -> None:
     """Says what is about to be trained, and which modules get a decay of their own."""
     config, method = run.config, run.config.optimizer
-    amount = f"{run.task.units_per_step(config):,} {run.task.unit}"
+    amount = f"{run.workload.units_per_step(config):,} {run.workload.unit}"
     console.print(
         f"{num_parameters(run.state.params):,} parameters | {config.steps:,} steps of {amount} | "
         f"{method.method} ({method.coupling}) at weight decay {method.weight_decay:g}"
@@ -206,7 +210,7 @@ def fit(run: Run, console: rich.console.Console) -> None:
         Preempted: If the run has to stop; the step under way was finished and saved.
         OSError: If the data cannot be read, or a checkpoint or the metrics not be written.
     """
-    config, unit = run.config, run.task.unit
+    config, unit = run.config, run.workload.unit
     if run.step == config.steps:
         return
     run.preemption.check()
@@ -215,7 +219,7 @@ def fit(run: Run, console: rich.console.Console) -> None:
     run.preemption.check()
     learning_rates = np.asarray(jax.vmap(make_schedule(config.optimizer, config.steps))(jnp.arange(config.steps)))
     progress = Progress(
-        console, start=run.step, steps=config.steps, tokens_per_step=run.task.units_per_step(config), unit=unit
+        console, start=run.step, steps=config.steps, tokens_per_step=run.workload.units_per_step(config), unit=unit
     )
 
     def look_at(step: int, metrics: dict[str, jax.Array]) -> None:
@@ -273,7 +277,7 @@ def conclude(run: Run, console: rich.console.Console) -> None:
         return
     metrics_path = config.workdir / "metrics.jsonl"
     metrics = read_metrics(metrics_path)
-    written, result = run.task.report(config, metrics, params)
+    written, result = run.workload.report(config, metrics, params)
     console.print()
     if config.optimizer.method in MODULEWISE:
         rows = oad.module_table(run.state.opt_state, params, modules=MODULES)

@@ -15,9 +15,10 @@ from flax import nnx
 
 from experiments import partitioning, train
 from experiments.images import check_fits, train_iterator, validation_batches
-from experiments.run import Run, TrainBatches
+from experiments.preemption import Preemption
 from experiments.vision_config import Batch, VisionConfig, from_command_line
 from experiments.vit import Vit, cross_entropy
+from experiments.workload import Run, TrainBatches
 
 
 class Classification:
@@ -69,15 +70,18 @@ def _sums(
     return nats, jnp.sum(correct_B, where=real_B), jnp.sum(real_B)
 
 
-def run_to_end(config: VisionConfig, console: rich.console.Console) -> None:
+CLASSIFICATION = Classification()
+
+
+def run_to_end(config: VisionConfig, listening: Preemption, console: rich.console.Console) -> None:
     """Takes a run from wherever it is to its end, without a report. Raises what `train.run_to_end` does."""
-    train.run_to_end(config, Classification(), console)
+    train.run_to_end(config, listening, console, CLASSIFICATION)
 
 
 @partitioning.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Trains and reports; arguments and exit codes are those of `train.main`."""
-    return train.launch(from_command_line(args), Classification())
+    return train.launch(from_command_line(args), CLASSIFICATION)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run, the task it is for, and what is done after its steps: refreshed modules, validations, checkpoints."""
+"""What a run learns and from what, the run itself, and what is logged and saved on the way."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
@@ -28,7 +28,7 @@ class TrainBatches(Batches, Iterator[Any], Protocol):
         """Ends its threads."""
 
 
-class Task(Protocol):
+class Workload(Protocol):
     """What a run learns: all in which one kind of network and data differs from another."""
 
     network: Callable[..., nnx.Module]
@@ -81,7 +81,7 @@ class Run:
     """A run, ready to take its next step."""
 
     config: Any
-    task: Task
+    workload: Workload
     mesh: jax.sharding.Mesh
     graphdef: nnx.GraphDef[Any]
     optimizer: optax.GradientTransformation
@@ -115,9 +115,9 @@ def log_modules(run: Run, log: MetricsLog, console: rich.console.Console) -> Non
 
 
 def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
-    """Logs and shows what the task measures, unless a preemption comes first."""
+    """Logs and shows what the workload measures, unless a preemption comes first."""
     try:
-        values, text = run.task.validate(run)
+        values, text = run.workload.validate(run)
     except Preempted:
         return  # the run that goes on makes it up
     log.write(run.step, {f"validation/{name}": value for name, value in values.items()})
