@@ -88,7 +88,13 @@ PRESETS: dict[str, tuple[str, VisionConfig]] = {
     "digits": (
         "0.10M parameters on scikit-learn's digits; seconds on one CPU core.",
         VisionConfig(
-            model=VitConfig(64, 128, 2, 3, 8, 2, 10, (0.287,), (0.354,), compute_dtype="float32"),
+            model=VitConfig(
+                *(64, 128, 2, 3, 8, 2, 10),
+                pixel_mean=(0.288,),
+                pixel_stddev=(0.353,),
+                init_stddev=0.1,
+                compute_dtype="float32",
+            ),
             data=ImageConfig(),
             optimizer=OptimizerConfig(learning_rate=3e-3, refresh_every=50),
             steps=800,
