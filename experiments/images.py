@@ -99,7 +99,8 @@ def check_fits(config: ImageConfig, model: VitConfig) -> None:
 def shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Moves an image `[S, S, C]` by up to a pixel in each direction; zeros come in."""
     down, right = rng.integers(3, size=2)
-    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    padded = np.zeros((len(image) + 2, len(image) + 2, image.shape[2]), image.dtype)
+    padded[1:-1, 1:-1] = image
     return padded[down : down + len(image), right : right + len(image)]
 
 
