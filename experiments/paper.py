@@ -3,12 +3,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import results
-from experiments.config import Config
-from experiments.scales import Scale, with_optimizer
+from experiments.config import Config, RunConfig
+from experiments.scales import Scale, base_config, base_vision_config, with_optimizer
+from experiments.vision_config import VisionConfig
 
 METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaDecay", "alphadecay": "AlphaDecay"}
 """The rows of the paper's tables: `OptimizerConfig.method`, and what the paper calls it."""
@@ -22,7 +23,7 @@ class Run(NamedTuple):
     """One run and where it belongs in its table or figure; several seeds share a place."""
 
     labels: Labels
-    config: Config
+    config: RunConfig
 
 
 class Suite(NamedTuple):
@@ -30,8 +31,10 @@ class Suite(NamedTuple):
 
     about: str
     """What it shows, in a line."""
-    runs: Callable[[Config, Scale, Mapping[str, Any]], Iterable[Run]]
+    runs: Callable[[Any, Scale, Mapping[str, Any]], Iterable[Run]]
     """`(base config, scale, results so far) -> runs`."""
+    vision: bool = False
+    """Whether the runs are a Vision Transformer's."""
 
 
 def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
@@ -49,6 +52,22 @@ def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, A
                 yield Run({"method": METHODS[method], "weight decay": decay.rate}, config)
 
     return runs
+
+
+def _vision_table(base: VisionConfig, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    for seed, decay, method in itertools.product(range(scale.table_seeds), scale.vision_decays, METHODS):
+        config = with_optimizer(
+            dataclasses.replace(base, seed=seed),
+            method=method, weight_decay=decay.rate, scale_range=decay.scale_range,
+        )  # fmt: skip
+        yield Run({"method": METHODS[method], "weight decay": decay.rate}, config)
+
+
+def _vision_sweep(base: VisionConfig, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    """Uniform decay, one seed."""
+    for rate in scale.vision_sweep:
+        config = with_optimizer(base, method="uniform" if rate else "none", weight_decay=rate)
+        yield Run({"weight decay": rate}, config)
 
 
 def _repeats(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
@@ -113,7 +132,7 @@ def _steps(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run
         yield Run({"steps": steps, "weight decay": rate}, with_optimizer(config, method=method, weight_decay=rate))
 
 
-def best_of_sweep(runs: Iterable[Run], found: Mapping[str, Any]) -> dict[str, Config]:
+def best_of_sweep(runs: Iterable[Run], found: Mapping[str, Any]) -> dict[str, RunConfig]:
     """The run of each method with the lowest validation loss.
 
     Args:
@@ -123,7 +142,7 @@ def best_of_sweep(runs: Iterable[Run], found: Mapping[str, Any]) -> dict[str, Co
     Returns:
         Configs by the method's name in the tables; methods with a run still to make are left out.
     """
-    best: dict[str, tuple[float, Config]] = {}
+    best: dict[str, tuple[float, RunConfig]] = {}
     runs = list(runs)
     for method in METHODS.values():
         tried = [run.config for run in runs if run.labels["method"] == method]
@@ -165,6 +184,7 @@ SUITES: dict[str, Suite] = {
     "table-2": Suite("Adam: five methods at three decays.", _table("adam", "table_seeds")),
     "table-3": Suite("AdamW: five methods at three decays.", _table("adamw", "table_seeds")),
     "table-4": Suite("Five methods over seeds, with paired t-tests.", _repeats),
+    "table-5": Suite("A Vision Transformer: five methods at two decays.", _vision_table, vision=True),
     "figure-1": Suite("Alpha and decay by type of module.", _structure),
     "figure-3": Suite("Alpha and decay by layer.", _structure),
     "figure-4": Suite("Perplexity and alpha against the decay rate.", _decays),
@@ -200,6 +220,21 @@ SUITES: dict[str, Suite] = {
     "sweep-adam": Suite("Adam: every method over learning rates and decays, one seed.", _sweep("adam")),
     "sweep-adamw": Suite("AdamW: every method over learning rates and decays, one seed.", _sweep("adamw")),
     "sweep-steps": Suite("Uniform decay in shorter and longer runs.", _steps),
+    "sweep-vision": Suite("A Vision Transformer: uniform decay, one seed.", _vision_sweep, vision=True),
     "tuned-adam": Suite("Adam: the best of sweep-adam for each method, over seeds.", _tuned("adam")),
     "tuned-adamw": Suite("AdamW: the best of sweep-adamw for each method, over seeds.", _tuned("adamw")),
 }  # fmt: skip
+
+
+def runs_of(name: str, scale: Scale, found: Mapping[str, Any], options: Sequence[str] = ()) -> list[Run]:
+    """The runs of a suite.
+
+    Args:
+        name: The suite, a key of `SUITES`.
+        scale: The models.
+        found: Results so far, by the names of the runs.
+        options: Words of a command line that change the scale's preset.
+    """
+    suite = SUITES[name]
+    base = base_vision_config(scale, options) if suite.vision else base_config(scale, options)
+    return list(suite.runs(base, scale, found))

@@ -23,7 +23,6 @@ _PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "optax-alphadec
 _PLACES = {
     "": ("workdir", "wandb", "log_every", "checkpoint_every", "mesh", "accumulate"),
     "data": ("dir", "tokenizer"),
-    "images": ("dir",),
     "model": ("remat",),
     "optimizer": ("solver",),
 }

@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import rich.console
 
-from experiments import results, train
-from experiments.config import Config
+from experiments import results, train, train_vit
+from experiments.config import RunConfig
 from experiments.preemption import Preempted, Preemption
+from experiments.vision_config import VisionConfig
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -35,13 +36,13 @@ class Places:
     scratch: pathlib.Path
     """One folder a run: checkpoints, metrics and `log.txt`."""
 
-    def workdir(self, config: Any) -> pathlib.Path:
+    def workdir(self, config: RunConfig) -> pathlib.Path:
         """The folder of a run."""
         return self.scratch / results.name_of(config)
 
 
 def make_runs(
-    configs: Sequence[Any], places: Places, *, jobs: int, report: Callable[[Any, dict[str, Any]], None]
+    configs: Sequence[RunConfig], places: Places, *, jobs: int, report: Callable[[RunConfig, dict[str, Any]], None]
 ) -> bool:
     """Makes runs, several side by side; what an earlier call has begun goes on from its newest checkpoint.
 
@@ -59,7 +60,7 @@ def make_runs(
     context = multiprocessing.get_context("forkserver")
     # Imports take seconds: the server has them, and every run is forked from it.
     context.set_forkserver_preload(["experiments.runner"])
-    free, waiting, running = list(range(jobs)), list(configs), dict[ForkServerProcess, tuple[int, Any]]()
+    free, waiting, running = list(range(jobs)), list(configs), dict[ForkServerProcess, tuple[int, RunConfig]]()
     with _Stop() as stop:
         while running or (waiting and not stop):
             while free and waiting and not stop:
@@ -80,7 +81,7 @@ def make_runs(
     return not stop
 
 
-def _result(config: Any, places: Places, exit_code: int | None) -> dict[str, Any] | None:
+def _result(config: RunConfig, places: Places, exit_code: int | None) -> dict[str, Any] | None:
     """What a process that ended has left: its result, the record of its death, or nothing if it was told to stop."""
     path = places.results / f"{results.name_of(config)}.json"
     if path.exists():
@@ -93,7 +94,7 @@ def _result(config: Any, places: Places, exit_code: int | None) -> dict[str, Any
     return result
 
 
-def _make_run(config: Any, places: Places, cores: set[int], commit: str) -> None:
+def _make_run(config: RunConfig, places: Places, cores: set[int], commit: str) -> None:
     """In a process of its own: takes a run to its end, or until it is told to stop, and writes what it gave."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what to do
     if cores:
@@ -116,15 +117,13 @@ def _make_run(config: Any, places: Places, cores: set[int], commit: str) -> None
         results.write(results.describe(config, **facts, **outcome), places.results)
 
 
-def train_to_end(config: Any, listening: Preemption) -> None:
+def train_to_end(config: RunConfig, listening: Preemption) -> None:
     """Takes a run from wherever its folder is to its end, without figures."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False)
-    assert isinstance(config, Config)
-    run = train.set_up(config, listening)
-    with run.checkpoints, contextlib.closing(run.batches):
-        train.introduce(run, console)
-        train.make_up(run, console)
-        train.fit(run, console)
+    if isinstance(config, VisionConfig):
+        train_vit.run_to_end(config, listening, console)
+    else:
+        train.run_to_end(config, listening, console)
 
 
 def _cores(slot: int, jobs: int) -> set[int]:

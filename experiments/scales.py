@@ -3,9 +3,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from experiments.config import Config, OptimizerConfig, from_command_line
+from experiments import config, vision_config
+from experiments.config import Config, OptimizerConfig, RunConfig
+from experiments.vision_config import VisionConfig
+
+_PROGRAM = "python -m experiments.suites NAME --"
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 
 class Decay(NamedTuple):
@@ -43,6 +48,12 @@ class Scale:
     table_seeds: int
     """Repeats in tables 2 and 3."""
     ablation_seeds: int
+    vision: str
+    """The preset of the Vision Transformer."""
+    vision_decays: tuple[Decay, ...]
+    """The columns of its table, with Adam."""
+    vision_sweep: tuple[float, ...]
+    """Decay rates of its sweep."""
     flops_per_second: float
     """Speed of one device, for estimates before any run was made."""
     device: str
@@ -74,6 +85,9 @@ _NANO = Scale(
     seeds=5,
     table_seeds=5,
     ablation_seeds=3,
+    vision="digits",
+    vision_decays=(Decay(1e-3, (2 / 3, 3.0)), Decay(1e-4, (2 / 3, 3.0))),
+    vision_sweep=(0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3),
     flops_per_second=3e10,
     device="one CPU core",
 )
@@ -105,6 +119,9 @@ _PAPER = Scale(
     seeds=5,
     table_seeds=1,
     ablation_seeds=1,
+    vision="imagenet",
+    vision_decays=(Decay(5e-6, (2 / 3, 5.0)), Decay(1e-6, (2 / 3, 5.0))),
+    vision_sweep=(0.0, 1e-6, 5e-6, 1e-5),
     flops_per_second=2e14,
     device="one H100 at 20 % of its bfloat16 peak",
 )
@@ -132,9 +149,8 @@ def base_config(scale: Scale, options: Sequence[str] = ()) -> Config:
         options: Words of a command line that change the preset, such as `--data.dir`, `/data/tfds`.
     """
     grid = scale.grid(scale.main)
-    config = from_command_line([scale.preset, *options], prog="python -m experiments.suites NAME --")
     return with_optimizer(
-        config,
+        config.from_command_line([scale.preset, *options], prog=_PROGRAM),
         coupling=scale.main,
         learning_rate=grid.learning_rates[0],
         weight_decay=grid.decays[0].rate,
@@ -142,7 +158,14 @@ def base_config(scale: Scale, options: Sequence[str] = ()) -> Config:
     )
 
 
-def with_optimizer(config: Config, **settings: Any) -> Config:
+def base_vision_config(scale: Scale, options: Sequence[str] = ()) -> VisionConfig:
+    """The Vision Transformer's preset at a scale, with the first decay of its table; options as for `base_config`."""
+    rate, scale_range = scale.vision_decays[0]
+    base = vision_config.from_command_line([scale.vision, *options], prog=_PROGRAM)
+    return with_optimizer(base, weight_decay=rate, scale_range=scale_range)
+
+
+def with_optimizer(config: AnyConfig, **settings: Any) -> AnyConfig:
     """The run with other settings of the optimizer; those that its method ignores are set to plain values.
 
     So two runs that compute the same have the same name, and are made once.

@@ -12,12 +12,13 @@ from typing import Any
 
 import rich.console
 
-from experiments import results, runner
-from experiments.config import PRESETS, Config
+from experiments import results, runner, vision_config
+from experiments.config import PRESETS, RunConfig
 from experiments.estimates import Estimate
-from experiments.paper import SUITES, Run
+from experiments.paper import SUITES, Run, runs_of
 from experiments.progress import duration
-from experiments.scales import SCALES, base_config
+from experiments.scales import SCALES, Scale
+from experiments.vision_config import VisionConfig
 
 _SHOWN = ("perplexity", "accuracy")
 
@@ -37,21 +38,20 @@ def main(args: Sequence[str] | None = None) -> int:
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
     scale = SCALES[asked.scale]
     places = runner.Places(asked.results / asked.scale, asked.workdir / asked.scale)
+    names = list(SUITES) if "all" in asked.names else asked.names
     try:
-        base = base_config(scale, options)
         found = results.read_all(places.results)
+        configs = {name: _distinct(runs_of(name, scale, found, options), asked.seeds) for name in names}
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    names = list(SUITES) if "all" in asked.names else asked.names
-    configs = {name: _distinct(SUITES[name].runs(base, scale, found), asked.seeds) for name in names}
     every = {name: config for part in configs.values() for name, config in part.items()}
     left = {name: config for name, config in every.items() if _is_left(found.get(name), retry=asked.retry_failed)}
     left = dict(itertools.islice(left.items(), asked.limit))
     estimate = Estimate(scale, every.values(), found)
     if asked.commands:
         for config in left.values():
-            print(command_of(config, scale.preset, places))
+            print(command_of(config, places, scale))
         return 0
     for suite, part in configs.items():
         waiting = [config for name, config in part.items() if name in left]
@@ -66,12 +66,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _make(
-    left: dict[str, Config], places: runner.Places, jobs: int, estimate: Estimate, console: rich.console.Console
+    left: dict[str, RunConfig], places: runner.Places, jobs: int, estimate: Estimate, console: rich.console.Console
 ) -> int:
     """Makes the runs, a line each as they end."""
     waiting, failures = dict(left), 0
 
-    def report(config: Config, result: dict[str, Any]) -> None:
+    def report(config: RunConfig, result: dict[str, Any]) -> None:
         nonlocal failures
         failures += results.failed(result)
         del waiting[result["name"]]
@@ -94,7 +94,7 @@ def _outcome(result: dict[str, Any]) -> str:
     return f"{final} in {duration(result['seconds'])}"
 
 
-def _distinct(runs: Iterable[Run], seeds: int | None) -> dict[str, Config]:
+def _distinct(runs: Iterable[Run], seeds: int | None) -> dict[str, RunConfig]:
     """Runs by name, those of the first seeds alone if so many are asked for: places of a table may share a run."""
     return {results.name_of(run.config): run.config for run in runs if seeds is None or run.config.seed < seeds}
 
@@ -103,20 +103,22 @@ def _is_left(result: dict[str, Any] | None, *, retry: bool) -> bool:
     return result is None or (retry and results.failed(result))
 
 
-def command_of(config: Config, preset: str, places: runner.Places) -> str:
+def command_of(config: RunConfig, places: runner.Places, scale: Scale) -> str:
     """The command that makes one run by itself, for launchers of many processes; its folder is the suite's.
 
     Args:
         config: The run.
-        preset: The preset to start from.
         places: Where the suite works.
+        scale: Where its preset is named.
 
     Returns:
-        `python -m experiments.train PRESET --option value ...`, fit for a shell.
+        `python -m experiments.train PRESET --option value ...`, or `experiments.train_vit`, fit for a shell.
     """
     config = dataclasses.replace(config, workdir=places.workdir(config))
-    words = ["python", "-m", "experiments.train", preset, *_options(config, PRESETS[preset][1], "--")]
-    return shlex.join(words)
+    vision = isinstance(config, VisionConfig)
+    words = ["experiments.train_vit", scale.vision] if vision else ["experiments.train", scale.preset]
+    plain = vision_config.PRESETS[scale.vision][1] if vision else PRESETS[scale.preset][1]
+    return shlex.join(["python", "-m", *words, *_options(config, plain, "--")])
 
 
 def _options(config: Any, plain: Any, prefix: str) -> Iterator[str]:

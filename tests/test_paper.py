@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import partitioning, results
+from experiments import paper, partitioning, results
 from experiments.config import PRESETS, Config
 from experiments.llama import abstract_model
 from experiments.optimizers import make_optimizer
@@ -29,7 +29,7 @@ RANGES = {1e-5: (2 / 3, 3), 5e-6: (2 / 3, 5), 1e-6: (2 / 3, 5)}
 
 
 def runs_of(suite: str, scale: str, found: dict[str, Any] | None = None) -> list[Run]:
-    return list(SUITES[suite].runs(base_config(SCALES[scale]), SCALES[scale], found or {}))
+    return paper.runs_of(suite, SCALES[scale], found or {})
 
 
 @pytest.mark.parametrize("size", PAPER)

@@ -15,10 +15,10 @@ import time
 
 import pytest
 
-from experiments import results, runner
+from experiments import results, runner, vision_config
 from experiments.config import from_command_line
 from experiments.estimates import Estimate, flops_of
-from experiments.paper import SUITES
+from experiments.paper import SUITES, runs_of
 from experiments.scales import SCALES, base_config
 from experiments.suites import command_of, main
 
@@ -69,6 +69,8 @@ def alone(tiny: Tiny, tmp_path: pathlib.Path) -> Tiny:
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_runs(name: str, tiny: Tiny) -> None:
     before = set(results.read_all(tiny.places.results))
+    if SUITES[name].vision:
+        tiny = dataclasses.replace(tiny, data=["--steps", "4", "--model.num-layers", "1"])
     code, output = tiny.run(name, "--limit", "1")
     found = results.read_all(tiny.places.results)
     assert code == 0, output
@@ -76,8 +78,9 @@ def test_every_suite_runs(name: str, tiny: Tiny) -> None:
     made = set(found) - before
     assert len(made) == ("0 left" not in output)
     for run in made:
-        assert found[run]["final"].keys() == {"loss", "perplexity", "tokens"}
-        assert f"[1/1] {run}: perplexity" in output
+        shown, counted = ("accuracy", "examples") if SUITES[name].vision else ("perplexity", "tokens")
+        assert found[run]["final"].keys() == {"loss", shown, counted}
+        assert f"[1/1] {run}: {shown}" in output
 
 
 def test_what_was_made_is_not_made_again(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,8 +90,7 @@ def test_what_was_made_is_not_made_again(tiny: Tiny, capsys: pytest.CaptureFixtu
     planned = capsys.readouterr().out
     found = results.read_all(tiny.places.results)
     for name in ("table-4", "table-3"):
-        base = base_config(SCALES["tiny"], tiny.data)
-        configs = {results.name_of(run.config) for run in SUITES[name].runs(base, SCALES["tiny"], found)}
+        configs = {results.name_of(run.config) for run in runs_of(name, SCALES["tiny"], found, tiny.data)}
         assert f"{name:<12} {len(configs)} runs, {len(configs - set(found))} left" in planned
     assert files == {path: path.stat().st_mtime_ns for path in tiny.places.results.iterdir()}
 
@@ -130,7 +132,7 @@ def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
     options = ("--steps", "400", "--checkpoint-every", "400", "--eval-every", "400")
     [config] = [
         run.config
-        for run in SUITES["figure-5"].runs(base_config(SCALES["tiny"], [*alone.data, *options]), SCALES["tiny"], {})
+        for run in runs_of("figure-5", SCALES["tiny"], {}, [*alone.data, *options])
         if run.labels == {"assignment": "linear"}
     ]
     process = alone.start("figure-5", "--limit", "1", options=options)
@@ -155,18 +157,19 @@ def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
 
 
 def test_the_printed_commands_make_the_suites_runs(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
-    words = ["figure-5", "table-3", "equal-mean", "--scale", "60m", "--workdir", str(tmp_path), "--commands"]
+    words = ["figure-5", "table-3", "table-5", "--scale", "60m", "--workdir", str(tmp_path), "--commands"]
     assert main([*words, "--results", str(tmp_path), "--", "--mesh.fsdp", "2"]) == 0
     commands = capsys.readouterr().out.splitlines()
     assert len(commands) > 13
     places, configs = runner.Places(tmp_path / "60m", tmp_path / "60m"), set()
+    parsers = {"experiments.train": from_command_line, "experiments.train_vit": vision_config.from_command_line}
     for command in commands:
         *python, preset = (words := shlex.split(command))[:4]
-        assert python == ["python", "-m", "experiments.train"]
-        config = from_command_line([preset, *words[4:]])
+        assert python[:2] == ["python", "-m"]
+        config = parsers[words[2]]([preset, *words[4:]])
         assert config.workdir == places.workdir(config)
         assert config.mesh.fsdp == 2
-        assert command_of(config, preset, places) == command
+        assert command_of(config, places, SCALES["60m"]) == command
         configs.add(results.name_of(config))
     assert len(configs) == len(commands)
 
