@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,9 +22,6 @@ from experiments.estimates import Estimate, flops_of
 from experiments.paper import SUITES, runs_of
 from experiments.scales import SCALES, base_config
 from experiments.suites import command_of, main
-
-OPTIMISED_LESS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""Compiles in less time what runs only four steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +42,17 @@ class Tiny:
     def start(self, *words: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "experiments.suites", *self.command(*words, options=options)],
-            env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {OPTIMISED_LESS}"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=pathlib.Path(__file__).parents[1],
         )  # fmt: skip
 
-    def run(self, *words: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
-        process = self.start(*words, options=options)
-        output, _ = process.communicate(timeout=600)
-        return process.returncode, output
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly() -> Iterator[None]:
+    """Compiles in less time what runs only a few steps. In the environment before the first run's process is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {flags}")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +68,12 @@ def alone(tiny: Tiny, tmp_path: pathlib.Path) -> Tiny:
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_every_suite_runs(name: str, tiny: Tiny) -> None:
+def test_every_suite_runs(name: str, tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
     before = set(results.read_all(tiny.places.results))
     if SUITES[name].vision:
         tiny = dataclasses.replace(tiny, data=["--steps", "4", "--model.num-layers", "1"])
-    code, output = tiny.run(name, "--limit", "1")
-    found = results.read_all(tiny.places.results)
+    code = main(tiny.command(name, "--limit", "1"))
+    output, found = capfd.readouterr().out, results.read_all(tiny.places.results)
     assert code == 0, output
     assert not any(map(results.failed, found.values())), output
     made = set(found) - before
@@ -84,7 +85,8 @@ def test_every_suite_runs(name: str, tiny: Tiny) -> None:
 
 
 def test_what_was_made_is_not_made_again(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny.run("table-4", "--limit", "1")
+    assert main(tiny.command("table-4", "--limit", "1")) == 0
+    capsys.readouterr()
     files = {path: path.stat().st_mtime_ns for path in tiny.places.results.iterdir()}
     assert main(tiny.command("table-4", "table-3", "--plan")) == 0
     planned = capsys.readouterr().out
@@ -95,8 +97,9 @@ def test_what_was_made_is_not_made_again(tiny: Tiny, capsys: pytest.CaptureFixtu
     assert files == {path: path.stat().st_mtime_ns for path in tiny.places.results.iterdir()}
 
 
-def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(alone: Tiny) -> None:
-    # None of three streams gets its share of a batch of 4: this run fails; figure-8's first does not come to it.
+def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(
+    alone: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = base_config(SCALES["tiny"], alone.data)
     bad = dataclasses.replace(base, data=dataclasses.replace(base.data, streams=3))
     ended = []
@@ -104,10 +107,11 @@ def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(alone: Tiny) 
     assert [results.failed(result) for result in ended] == [True, False]
     assert "data.streams=3 cannot share batch_size=4" in ended[0]["error"]
     assert results.read_all(alone.places.results) == {result["name"]: result for result in ended}
-    code, output = alone.run("figure-5", "--plan", options=("--data.streams", "3"))
-    assert (code, "1 failed before" in output, "3 left" in output) == (0, True, True)
-    code, output = alone.run("figure-5", "--retry-failed", "--limit", "1", options=("--data.streams", "3"))
-    assert (code, "1 runs failed" in output) == (1, True)
+    assert main(alone.command("figure-5", "--plan", options=("--data.streams", "3"))) == 0
+    planned = capsys.readouterr().out
+    assert "4 runs, 3 left, 1 failed before" in planned
+    assert main(alone.command("figure-5", "--retry-failed", "--limit", "1", options=("--data.streams", "3"))) == 1
+    assert "1 runs failed" in capsys.readouterr().err
 
 
 def test_a_process_that_dies_is_recorded(alone: Tiny) -> None:
@@ -146,8 +150,7 @@ def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
     assert results.read_all(alone.places.results) == {}
     [saved] = (alone.places.workdir(config) / "checkpoints").iterdir()
     assert 0 < int(saved.name) < 400
-    code, output = alone.run("figure-5", "--limit", "1", options=options)
-    assert code == 0, output
+    assert main(alone.command("figure-5", "--limit", "1", options=options)) == 0
     assert f"Going on from step {saved.name}" in (alone.places.workdir(config) / "log.txt").read_text()
     [result] = results.read_all(alone.places.results).values()
     assert result["curve"]["train/loss"]["steps"] == list(range(1, 401))
