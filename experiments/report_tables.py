@@ -1,0 +1,219 @@
+"""The report's tables: methods at several decays and over seeds, decay of equal mean, and what was tuned."""
+# SPDX-License-Identifier: Apache-2.0
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from experiments.report_data import Book, mean_ratio
+from experiments.report_text import (
+    COUPLINGS,
+    NOT_MADE,
+    column,
+    number,
+    outcome,
+    p_value,
+    regime,
+    settings,
+    table,
+    with_labels,
+)
+from experiments.statistics import PERPLEXITY, Comparison, Measure, Place, best_of, compare_places, verdict
+from experiments.suites import METHODS, SCALES
+
+OURS = "AlphaDecay"
+TABLES = {"adam": ("table-2", "tuned-adam", "sweep-adam"), "adamw": ("table-3", "tuned-adamw", "sweep-adamw")}
+"""By coupling: the table, its tuned column and the sweep behind that."""
+
+
+class Contest(NamedTuple):
+    """The methods under one setting."""
+
+    scale: str
+    coupling: str
+    setting: str
+    """The base decay, or how it was chosen."""
+    methods: dict[str, Place]
+
+    def against_uniform(self) -> Comparison | None:
+        """AlphaDecay and Uniform."""
+        return compare_places(self.methods[OURS], self.methods["Uniform"], PERPLEXITY)
+
+    def best_rival(self) -> str:
+        """The method with the best mean among those that are not AlphaDecay."""
+        rivals = {name: place for name, place in self.methods.items() if name != OURS}
+        best = best_of(rivals.values(), PERPLEXITY)
+        return next(name for name, place in rivals.items() if place is best)
+
+    def against_best(self) -> Comparison | None:
+        """AlphaDecay and the best other method."""
+        return compare_places(self.methods[OURS], self.methods[self.best_rival()], PERPLEXITY)
+
+
+def contests(book: Book) -> list[Contest]:
+    """Every setting of the language models in which AlphaDecay and Uniform have a seed in common."""
+    found = []
+    for scale in SCALES:
+        for coupling, (suite, tuned, _) in TABLES.items():
+            places = book.placed[suite, scale]
+            for rate in settings(places, "weight decay"):
+                found.append(Contest(scale, coupling, f"{rate:g}", _methods(places, rate)))
+            found.append(Contest(scale, coupling, "tuned", _methods(book.placed[tuned, scale])))
+    return [
+        contest
+        for contest in found
+        if {OURS, "Uniform"} <= contest.methods.keys() and contest.against_uniform() is not None
+    ]
+
+
+def in_short(book: Book) -> str:
+    """The main comparisons: how often AlphaDecay wins and loses, then each of them."""
+    made = contests(book)
+    if not made:
+        return "AlphaDecay and Uniform have no run in common yet.\n"
+    lines = []
+    for scale in dict.fromkeys(contest.scale for contest in made):
+        here = [contest for contest in made if contest.scale == scale]
+        lines.append(
+            f"- {regime(scale)}: against Uniform, AlphaDecay is {_tally(contest.against_uniform() for contest in here)}; "
+            f"against the best other method it is {_tally(contest.against_best() for contest in here)}."
+        )
+    for scale in book.scales("equal-mean"):
+        lines.append(f"- {regime(scale)}, at equal mean decay: {_equal_mean_in_short(book.placed['equal-mean', scale])}")
+    rows = [
+        [regime(contest.scale), COUPLINGS[contest.coupling], contest.setting, outcome(contest.against_uniform()),
+         f"{contest.best_rival()}: {outcome(contest.against_best())}"]
+        for contest in made
+    ]  # fmt: skip
+    headings = ("regime", "optimizer", "base decay", "AlphaDecay against Uniform", "AlphaDecay against the best other")
+    return "\n".join(lines) + "\n\n" + table(headings, rows)
+
+
+def methods_by_decay(book: Book, suite: str, scale: str, tuned: str = "", measure: Measure = PERPLEXITY) -> str:
+    """Methods down, decays across; each method is tested against AlphaDecay.
+
+    Args:
+        book: The results.
+        suite: Table 2, 3 or 5.
+        scale: Where.
+        tuned: The suite of the last column, in which each method has its own learning rate and decay; empty for none.
+        measure: What is shown, and what is tested.
+
+    Returns:
+        A Markdown table.
+    """
+    places = book.placed[suite, scale]
+    rates = settings(places, "weight decay")
+    columns = [column(_methods(places, rate), measure, against=OURS) for rate in rates]
+    headings = ["method", *(f"decay {rate:g}" for rate in rates)]
+    if tuned:
+        best = _methods(book.placed[tuned, scale])
+        cells = column(best, measure, against=OURS)
+        columns.append({name: f"{cells[name]}<br>{_chosen(place)}" for name, place in best.items()})
+        headings.append("best tuned")
+    names = [name for name in METHODS.values() if any(name in cells for cells in columns)]
+    return table(headings, [[name, *(cells.get(name, NOT_MADE) for cells in columns)] for name in names])
+
+
+def methods_by_seed(places: Sequence[Place]) -> str:
+    """Table 4: every seed, and AlphaDecay's t-test against each other method."""
+    rows, cells = {str(place.labels["method"]): place for place in places}, {}
+    for name, place in rows.items():
+        values = place.values(PERPLEXITY.shown)
+        cells[name] = [
+            f"{values[seed]:.2f}" if seed in values else "failed" if seed in place.results else NOT_MADE
+            for seed in place.names
+        ]
+    seeds = [f"seed {seed}" for seed in next(iter(rows.values())).names]
+    ours, means = rows[OURS], column(rows)
+    tests = {name: "" if place is ours else outcome(compare_places(ours, place, PERPLEXITY))
+             for name, place in rows.items()}  # fmt: skip
+    return table(
+        ("method", *seeds, "mean ± std", "AlphaDecay is"), [[name, *cells[name], means[name], tests[name]] for name in rows]
+    )
+
+
+def equal_mean(book: Book, scale: str) -> str:
+    """Uniform, AlphaDecay and its reverse at the same mean decay, and how much more the plain AlphaDecay decays."""
+    places = book.placed["equal-mean", scale]
+    rates = settings(places, "weight decay")
+    columns = [column(_methods(places, rate), against="Uniform") for rate in rates]
+    rows = [[name, *(cells[name] for cells in columns)] for name in columns[0]]
+    plain = [_plain(book, scale, rate) for rate in rates]
+    rows.append(["AlphaDecay as in the paper", *(number(place) if place else NOT_MADE for place in plain)])
+    ratios = [_mean_ratio(place) for place in plain]
+    rows.append(["its mean decay / base rate", *(NOT_MADE if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
+    return table(("method", *(f"decay {rate:g}" for rate in rates)), rows)
+
+
+def sweep_steps(places: Sequence[Place]) -> str:
+    """Validation loss by length of the run and decay."""
+    rates, lengths = settings(places, "weight decay"), settings(places, "steps")
+    rows = []
+    for length in lengths:
+        row = {rate: with_labels(places, steps=length, weight_decay=rate) for rate in rates}
+        best = best_of([place for place in row.values() if place], PERPLEXITY)
+        cells = [number(place) if place else NOT_MADE for place in row.values()]
+        bold = [f"**{cell}**" if place and place is best else cell
+                for cell, place in zip(cells, row.values(), strict=True)]  # fmt: skip
+        rows.append([f"{length:g}", *bold])
+    return table(("steps", *(f"decay {rate:g}" for rate in rates)), rows)
+
+
+def _methods(places: Iterable[Place], rate: str | float | None = None) -> dict[str, Place]:
+    """Places by method, at one decay if they have several."""
+    return {
+        str(place.labels["method"]): place
+        for place in places
+        if rate is None or place.labels.get("weight decay") == rate
+    }
+
+
+def _chosen(place: Place) -> str:
+    """The learning rate and the decay of the runs of a place."""
+    if not place.results:
+        return ""
+    optimizer = next(iter(place.results.values()))["config"]["optimizer"]
+    decay = "" if optimizer["method"] == "none" else f", decay {optimizer['weight_decay']:g}"
+    return f"lr {optimizer['learning_rate']:g}{decay}"
+
+
+def _plain(book: Book, scale: str, rate: str | float) -> Place | None:
+    """AlphaDecay as in the paper, from the table of the ablations' coupling."""
+    suite = TABLES[SCALES[scale].main][0]
+    return with_labels(book.placed[suite, scale], method=OURS, weight_decay=rate)
+
+
+def _mean_ratio(place: Place | None) -> float | None:
+    """Mean over seeds of a run's mean decay over its base rate."""
+    ratios = [mean_ratio(result) for result in place.finished.values()] if place else []
+    return sum(ratios) / len(ratios) if ratios else None
+
+
+def _tally(comparisons: Iterable[Comparison | None]) -> str:
+    """How often the first setting wins, in words."""
+    words = Counter("not made" if found is None else verdict(found, PERPLEXITY) for found in comparisons)
+    parts = [
+        ("better in", words["better"]),
+        ("worse in", words["worse"]),
+        ("no different in", words["no difference"] + words["the same"]),
+        ("not tested in", words["not tested"] + words["not made"]),
+    ]
+    return f"{', '.join(f'{name} {count}' for name, count in parts if count)} of {words.total()}"
+
+
+def _equal_mean_in_short(places: Sequence[Place]) -> str:
+    """AlphaDecay with mean 1 against Uniform and against its reverse, at each decay."""
+    sentences = []
+    for name, rival in (("Uniform", "Uniform"), ("its reverse", "AlphaDecay reversed, mean 1")):
+        found = []
+        for rate in settings(places, "weight decay"):
+            methods = _methods(places, rate)
+            found.append((rate, compare_places(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)))
+        each = ", ".join(
+            f"{comparison.difference:+.3f} nats at decay {rate:g} ({p_value(comparison.p)})"
+            for rate, comparison in found
+            if comparison
+        )
+        sentences.append(f"AlphaDecay is {_tally(comparison for _, comparison in found)} against {name} ({each})")
+    return "; ".join(sentences) + "."
