@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import results
+from experiments.scales import SCALES, base_config
 from experiments.statistics import Place, places
-from experiments.suites import SCALES, SUITES, base_config
+from experiments.suites import SUITES
 
 SHOWN_FROM = 0.5
 """A table or figure is drawn for a scale once more than this share of its places have a run."""
@@ -46,6 +47,8 @@ class Book:
     """Scale, name of the run, result."""
     placed: dict[tuple[str, str], list[Place]]
     """Table or figure and scale, and its places; none while it waits for the results of another."""
+    base_names: dict[str, str]
+    """Scale, and the name of the run that its ablations vary: AlphaDecay as in the paper, the first seed."""
 
     def progress(self, suite: str, scale: str) -> Progress:
         """Counts runs; one that has several places counts once."""
@@ -56,10 +59,6 @@ class Book:
     def scales(self, suite: str) -> list[str]:
         """The scales that a table or figure is drawn for: enough of its places have a run."""
         return [scale for scale in SCALES if self._is_drawn(self.placed[suite, scale])]
-
-    def base_name(self, scale: str) -> str:
-        """Name of the run that ablations vary: AlphaDecay as in the paper, the first seed."""
-        return results.name_of(base_config(SCALES[scale]))
 
     def strays(self, scale: str) -> list[str]:
         """Results that belong to no table or figure, such as those of settings that have changed since."""
@@ -78,10 +77,12 @@ class Book:
 def read(directory: pathlib.Path) -> Book:
     """Reads `DIRECTORY/SCALE/*.json` of every scale; a scale without a folder has no results."""
     found = {scale: results.read_all(directory / scale) for scale in SCALES}
-    placed = {}
-    for (name, suite), (scale, settings) in itertools.product(SUITES.items(), SCALES.items()):
-        placed[name, scale] = places(suite.runs(base_config(settings), settings, found[scale]), found[scale])
-    return Book(found, placed)
+    bases = {scale: base_config(settings) for scale, settings in SCALES.items()}
+    placed = {
+        (name, scale): places(suite.runs(bases[scale], SCALES[scale], found[scale]), found[scale])
+        for (name, suite), scale in itertools.product(SUITES.items(), SCALES)
+    }
+    return Book(found, placed, {scale: results.name_of(base) for scale, base in bases.items()})
 
 
 def last_refresh(result: dict[str, Any]) -> list[Reading]:

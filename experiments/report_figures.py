@@ -114,7 +114,9 @@ def draw_settings(rows: Mapping[str, Place], chosen: Place | None, uniform: Plac
         colour, marker = (COLOURS[5], "D") if place is chosen else (COLOURS[0], "o")
         axes.plot(list(values.values()), [row] * len(values), "o", color=SEED_COLOUR, markersize=4, alpha=0.8)
         label = "the paper's choice" if place is chosen else None
-        axes.errorbar(summary.mean, row, xerr=summary.std, fmt=marker, color=colour, capsize=4, markersize=7, label=label)
+        axes.errorbar(
+            summary.mean, row, xerr=summary.std, fmt=marker, color=colour, capsize=4, markersize=7, label=label
+        )
     if uniform and (level := summarise(uniform.values(PERPLEXITY.shown))):
         axes.axvline(level.mean, color=COLOURS[6], linestyle="--", linewidth=1.5, label="Uniform decay")
     _name_rows(axes, list(rows))
@@ -167,7 +169,9 @@ def _alphas(place: Place, statistic: Callable[[Any], Any]) -> dict[int, float]:
     }
 
 
-def _points(axes: Axes, points: Sequence[tuple[float, Summary]], index: int, label: str | None, offset: float = 0) -> None:
+def _points(
+    axes: Axes, points: Sequence[tuple[float, Summary]], index: int, label: str | None, offset: float = 0
+) -> None:
     """A line through means, with error bars; a series has its own colour and marker."""
     axes.errorbar(
         [x + offset for x, _ in points], [summary.mean for _, summary in points],

@@ -1,2 +1,249 @@
-"""The report's figures with what each shows in a line."""
+"""The report's tables and figures: where each gets its runs, and what it shows in a line."""
 # SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import report_figures, report_tables
+from experiments.report_data import Book, last_refresh, mean_ratio, training_seconds
+from experiments.report_paper import refresh_seconds
+from experiments.report_text import LEGEND, number, outcome, settings, with_labels
+from experiments.statistics import ACCURACY, PERPLEXITY, Measure, Place, best_of, compare_places, summarise
+
+WORDS: dict[str | float, str] = {
+    "linear": "linear",
+    "sqrt": "square root",
+    "log2": "logarithm",
+    "sigmoid": "sigmoid in each block",
+    "pl_alpha_hill": "alpha of the power law",
+    "grad_norm": "norm of the gradient",
+    "frobenius_norm": "Frobenius norm",
+    "spectral_norm": "spectral norm",
+    "stable_rank": "stable rank",
+    "median": "median",
+    "fix_finger": "fix-finger",
+    "goodness_of_fit": "goodness of fit",
+}
+"""Settings of the ablations; others are shown as they are."""
+P_LEGEND = (
+    "p: AlphaDecay and the method, t-test paired by seed. Best tuned: each method with the learning rate and decay of "
+    "its lowest loss in the sweep."
+)
+ABLATION = (
+    "AlphaDecay with other settings at the base decay. Grey dots are single seeds; the dashed line is Uniform decay with "
+    "the same seeds."
+)
+SWEEP = "Validation loss of one seed; framed: the best of each method. Column 0 is the same in all maps: no decay."
+
+
+class Part(NamedTuple):
+    """What a table or figure shows at one scale."""
+
+    line: str
+    """In a line of Markdown."""
+    table: str = ""
+    draw: Callable[[], Figure] | None = None
+
+
+class Section(NamedTuple):
+    """A table or figure of the report."""
+
+    heading: str
+    about: str
+    """How to read it."""
+    suite: str
+    """Its runs; what was made of them decides at which scales it is shown."""
+    part: Callable[[Book, str], Part]
+    before: tuple[str, ...] = ()
+    """Suites that other columns of it are made by, in the order to make them."""
+    after: Callable[[], str] | None = None
+    """Markdown that is no matter of scale."""
+
+
+def _by_decay(suite: str, tuned: str = "", measure: Measure = PERPLEXITY) -> Callable[[Book, str], Part]:
+    """Tables 2, 3 and 5."""
+    return lambda book, scale: Part(
+        report_tables.methods_by_decay_in_a_line(book, suite, scale, tuned, measure),
+        report_tables.methods_by_decay(book, suite, scale, tuned, measure),
+    )
+
+
+def _by_seed(book: Book, scale: str) -> Part:
+    places = book.placed["table-4", scale]
+    ours, uniform = (with_labels(places, method=method) for method in ("AlphaDecay", "Uniform"))
+    compared = compare_places(ours, uniform, PERPLEXITY) if ours and uniform else None
+    best = best_of(places, PERPLEXITY)
+    line = f"Best mean: {best.labels['method'] if best else 'none'}. AlphaDecay against Uniform: {outcome(compared)}."
+    return Part(line, report_tables.methods_by_seed(places))
+
+
+def _equal_mean(book: Book, scale: str) -> Part:
+    return Part(report_tables.equal_mean_in_a_line(book, scale), report_tables.equal_mean(book, scale))
+
+
+def _structure(draw: Callable[[Any, Any], Figure], suite: str) -> Callable[[Book, str], Part]:
+    """Figures 1 and 3."""
+
+    def part(book: Book, scale: str) -> Part:
+        runs = [with_labels(book.placed[suite, scale], method=method) for method in ("Uniform", "AlphaDecay")]
+        uniform, ours = (next(iter(place.finished.values()), None) if place else None for place in runs)
+        if uniform is None or ours is None:
+            return Part("One of its two runs has failed.")
+        alphas = [reading.score for reading in last_refresh(uniform)]
+        kinds = sorted(by_kind := _means_by_kind(uniform), key=lambda kind: -by_kind[kind])
+        line = (
+            f"Under uniform decay alpha is {np.nanmin(alphas):.2f} to {np.nanmax(alphas):.2f} at the last refresh, highest "
+            f"(lightest tail) in `{kinds[0]}` and lowest in `{kinds[-1]}` on average; AlphaDecay's mean decay over the "
+            f"run is {mean_ratio(ours):.2f} times its base rate."
+        )
+        return Part(line, draw=functools.partial(draw, uniform, ours))
+
+    return part
+
+
+def _means_by_kind(result: dict[str, Any]) -> dict[str, float]:
+    """Mean alpha of each type of module at the last refresh."""
+    readings = last_refresh(result)
+    return {
+        kind: float(np.nanmean([reading.score for reading in readings if reading.kind == kind]))
+        for kind in {reading.kind: None for reading in readings}
+    }
+
+
+def _decays(book: Book, scale: str) -> Part:
+    places = book.placed["figure-4", scale]
+    lowest = []
+    for method in settings(places, "method"):
+        if best := best_of((place for place in places if place.labels["method"] == method), PERPLEXITY):
+            lowest.append(f"{method} {number(best)} at decay {best.labels['weight decay']:g}")
+    line = f"Lowest perplexity: {', '.join(lowest)}."
+    return Part(line, _missing(places), functools.partial(report_figures.draw_decays, places))
+
+
+def _ablation(suite: str) -> Callable[[Book, str], Part]:
+    """Figures 5, 6, 7 and 9."""
+
+    def part(book: Book, scale: str) -> Part:
+        places = book.placed[suite, scale]
+        rows = {_words(place): place for place in places}
+        chosen = _chosen(book, scale, places)
+        draw = functools.partial(report_figures.draw_settings, rows, chosen, _uniform(book, scale, places))
+        return Part(_best_and_chosen(places, chosen), _missing(places), draw)
+
+    return part
+
+
+def _gaps(book: Book, scale: str) -> Part:
+    places = book.placed["figure-8", scale]
+    times = [summarise({seed: training_seconds(result) for seed, result in place.finished.items()}) for place in places]
+    known = [f"{time.mean:.1f} s every {_words(place)}" for place, time in zip(places, times, strict=True) if time]
+    line = f"{_best_and_chosen(places, _chosen(book, scale, places))} Time in training steps: {', '.join(known)}."
+    return Part(line, _missing(places), functools.partial(report_figures.draw_gaps, places))
+
+
+def _sweep(suite: str) -> Callable[[Book, str], Part]:
+    def part(book: Book, scale: str) -> Part:
+        places, best = book.placed[suite, scale], []
+        for method in settings(places, "method"):
+            of_method = [place for place in places if place.labels["method"] == method]
+            if place := best_of(of_method, PERPLEXITY):
+                loss, labels = next(iter(place.values("loss").values())), place.labels
+                best.append(
+                    (loss, f"{method} {loss:.3f} (lr {labels['learning rate']:g}, decay {labels['weight decay']:g})")
+                )
+        line = f"Lowest validation loss of each method, one seed: {', '.join(text for _, text in sorted(best))}."
+        return Part(line, _missing(places), functools.partial(report_figures.draw_sweep, places))
+
+    return part
+
+
+def _steps(book: Book, scale: str) -> Part:
+    line = "Validation perplexity of uniform decay; the best decay of each length is bold. One seed."
+    return Part(line, report_tables.sweep_steps(book.placed["sweep-steps", scale]))
+
+
+def _words(place: Place) -> str:
+    """The one label of an ablation's place, in words."""
+    (value,) = place.labels.values()
+    return WORDS.get(value, str(value))
+
+
+def _chosen(book: Book, scale: str, places: Sequence[Place]) -> Place | None:
+    """The place with the settings of the base run."""
+    return next((place for place in places if book.base_names[scale] in place.names.values()), None)
+
+
+def _uniform(book: Book, scale: str, places: Sequence[Place]) -> Place | None:
+    """Uniform decay with the seeds that an ablation has."""
+    uniform = with_labels(book.placed["table-4", scale], method="Uniform")
+    seeds = {seed for place in places for seed in place.names}
+    if uniform is None:
+        return None
+    return dataclasses.replace(
+        uniform, results={seed: result for seed, result in uniform.results.items() if seed in seeds}
+    )
+
+
+def _best_and_chosen(places: Sequence[Place], chosen: Place | None) -> str:
+    """Which setting has the best mean, and how the base run's does against it."""
+    best = best_of(places, PERPLEXITY)
+    if best is None:
+        return "All runs have failed."
+    if best is chosen:
+        return f"The base setting, {_words(best)}, has the lowest mean perplexity, {number(best)}."
+    line = f"Lowest mean perplexity: {_words(best)}, {number(best)}."
+    if chosen is None:
+        return line
+    return (
+        f"{line} Against it the base setting, {_words(chosen)}, is {outcome(compare_places(chosen, best, PERPLEXITY))}."
+    )
+
+
+def _missing(places: Sequence[Place]) -> str:
+    """What a figure cannot show: places with fewer runs than planned; empty if there are none."""
+    notes = [
+        f"{', '.join(f'{name} {WORDS.get(value, value)}' for name, value in place.labels.items())}: {number(place)}"
+        for place in places
+        if len(place.finished) < len(place.names)
+    ]
+    return f"Incomplete: {'; '.join(notes)}.\n" if notes else ""
+
+
+SECTIONS = (
+    Section("Table 2: five methods at three decays, Adam", f"{LEGEND} {P_LEGEND}", "table-2",
+            _by_decay("table-2", "tuned-adam"), ("sweep-adam", "tuned-adam")),
+    Section("Table 3: five methods at three decays, AdamW", f"{LEGEND} {P_LEGEND}", "table-3",
+            _by_decay("table-3", "tuned-adamw"), ("sweep-adamw", "tuned-adamw")),
+    Section("Table 4: five methods over seeds", f"Validation perplexity at the base decay. {LEGEND}", "table-4", _by_seed),
+    Section(
+        "Equal mean decay",
+        "AlphaDecay applies more decay than its base rate says. Here its ratios are divided by their mean, so that only "
+        f"who gets how much differs from Uniform; reversed, heavy tails get the most. {LEGEND} p is against Uniform.",
+        "equal-mean", _equal_mean,
+    ),
+    Section("Table 5: vision", f"Top-1 accuracy in percent. {LEGEND} {P_LEGEND}", "table-5",
+            _by_decay("table-5", measure=ACCURACY)),
+    Section("Figure 1: alpha and decay by type of module", "One mark a module, a bar at the mean of each type; last "
+            "refresh of one run each.", "figure-1", _structure(report_figures.draw_types, "figure-1")),
+    Section("Figure 3: alpha and decay by layer", "Bright is high; last refresh of one run each.", "figure-3",
+            _structure(report_figures.draw_layers, "figure-3")),
+    Section("Figure 4: perplexity and alpha against the decay rate", "Error bars: standard deviation over seeds. Alphas "
+            "are those of the last refresh.", "figure-4", _decays),
+    Section("Figure 5: assignment functions", f"How scores become decay rates. {ABLATION}", "figure-5", _ablation("figure-5")),
+    Section("Figure 6: what to measure on a module", f"The score that decay follows. {ABLATION}", "figure-6",
+            _ablation("figure-6")),
+    Section("Figure 7: power-law fits", f"How alpha is read off a spectrum. {ABLATION}", "figure-7",
+            _ablation("figure-7"), after=refresh_seconds),
+    Section("Figure 8: steps between refreshes", "Grey dots are single seeds. Time leaves compiling and validating out.",
+            "figure-8", _gaps),
+    Section("Figure 9: scaling ranges", f"The ratios (s1, s2) of the heaviest and the lightest tail. {ABLATION}",
+            "figure-9", _ablation("figure-9")),
+    Section("Sweep: learning rate and decay, Adam", SWEEP, "sweep-adam", _sweep("sweep-adam")),
+    Section("Sweep: learning rate and decay, AdamW", SWEEP, "sweep-adamw", _sweep("sweep-adamw")),
+    Section("Sweep: length of the run", "The same tokens in fewer and in more steps.", "sweep-steps", _steps),
+)  # fmt: skip

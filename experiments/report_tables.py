@@ -18,8 +18,9 @@ from experiments.report_text import (
     table,
     with_labels,
 )
+from experiments.scales import SCALES
 from experiments.statistics import PERPLEXITY, Comparison, Measure, Place, best_of, compare_places, verdict
-from experiments.suites import METHODS, SCALES
+from experiments.suites import METHODS
 
 OURS = "AlphaDecay"
 TABLES = {"adam": ("table-2", "tuned-adam", "sweep-adam"), "adamw": ("table-3", "tuned-adamw", "sweep-adamw")}
@@ -79,7 +80,7 @@ def in_short(book: Book) -> str:
             f"against the best other method it is {_tally(contest.against_best() for contest in here)}."
         )
     for scale in book.scales("equal-mean"):
-        lines.append(f"- {regime(scale)}, at equal mean decay: {_equal_mean_in_short(book.placed['equal-mean', scale])}")
+        lines.append(f"- {regime(scale)}, at equal mean decay: {equal_mean_in_a_line(book, scale)}")
     rows = [
         [regime(contest.scale), COUPLINGS[contest.coupling], contest.setting, outcome(contest.against_uniform()),
          f"{contest.best_rival()}: {outcome(contest.against_best())}"]
@@ -129,7 +130,8 @@ def methods_by_seed(places: Sequence[Place]) -> str:
     tests = {name: "" if place is ours else outcome(compare_places(ours, place, PERPLEXITY))
              for name, place in rows.items()}  # fmt: skip
     return table(
-        ("method", *seeds, "mean ± std", "AlphaDecay is"), [[name, *cells[name], means[name], tests[name]] for name in rows]
+        ("method", *seeds, "mean ± std", "AlphaDecay is"),
+        [[name, *cells[name], means[name], tests[name]] for name in rows],
     )
 
 
@@ -146,6 +148,23 @@ def equal_mean(book: Book, scale: str) -> str:
     return table(("method", *(f"decay {rate:g}" for rate in rates)), rows)
 
 
+def equal_mean_in_a_line(book: Book, scale: str) -> str:
+    """AlphaDecay with mean 1 against Uniform and against its reverse, at each decay."""
+    places, sentences = book.placed["equal-mean", scale], []
+    for name, rival in (("Uniform", "Uniform"), ("its reverse", "AlphaDecay reversed, mean 1")):
+        found = []
+        for rate in settings(places, "weight decay"):
+            methods = _methods(places, rate)
+            found.append((rate, compare_places(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)))
+        each = ", ".join(
+            f"{comparison.difference:+.3f} nats at decay {rate:g} ({p_value(comparison.p)})"
+            for rate, comparison in found
+            if comparison
+        )
+        sentences.append(f"AlphaDecay is {_tally(comparison for _, comparison in found)} against {name} ({each})")
+    return "; ".join(sentences) + "."
+
+
 def sweep_steps(places: Sequence[Place]) -> str:
     """Validation loss by length of the run and decay."""
     rates, lengths = settings(places, "weight decay"), settings(places, "steps")
@@ -158,6 +177,19 @@ def sweep_steps(places: Sequence[Place]) -> str:
                 for cell, place in zip(cells, row.values(), strict=True)]  # fmt: skip
         rows.append([f"{length:g}", *bold])
     return table(("steps", *(f"decay {rate:g}" for rate in rates)), rows)
+
+
+def methods_by_decay_in_a_line(book: Book, suite: str, scale: str, tuned: str, measure: Measure) -> str:
+    """The best method of each column, and how AlphaDecay does against Uniform over all of them."""
+    places = book.placed[suite, scale]
+    columns = {f"at decay {rate:g}": _methods(places, rate) for rate in settings(places, "weight decay")}
+    if tuned:
+        columns["tuned"] = _methods(book.placed[tuned, scale])
+    best = {name: best_of(methods.values(), measure) for name, methods in columns.items()}
+    names = ", ".join(f"{place.labels['method']} {name}" for name, place in best.items() if place)
+    found = [compare_places(methods[OURS], methods["Uniform"], measure)
+             for methods in columns.values() if {OURS, "Uniform"} <= methods.keys()]  # fmt: skip
+    return f"Best: {names}. Against Uniform, AlphaDecay is {_tally(found, measure)}."
 
 
 def _methods(places: Iterable[Place], rate: str | float | None = None) -> dict[str, Place]:
@@ -190,30 +222,13 @@ def _mean_ratio(place: Place | None) -> float | None:
     return sum(ratios) / len(ratios) if ratios else None
 
 
-def _tally(comparisons: Iterable[Comparison | None]) -> str:
+def _tally(comparisons: Iterable[Comparison | None], measure: Measure = PERPLEXITY) -> str:
     """How often the first setting wins, in words."""
-    words = Counter("not made" if found is None else verdict(found, PERPLEXITY) for found in comparisons)
+    words = Counter("not made" if found is None else verdict(found, measure) for found in comparisons)
     parts = [
         ("better in", words["better"]),
         ("worse in", words["worse"]),
-        ("no different in", words["no difference"] + words["the same"]),
+        ("no different in", words["no different"] + words["the same"]),
         ("not tested in", words["not tested"] + words["not made"]),
     ]
     return f"{', '.join(f'{name} {count}' for name, count in parts if count)} of {words.total()}"
-
-
-def _equal_mean_in_short(places: Sequence[Place]) -> str:
-    """AlphaDecay with mean 1 against Uniform and against its reverse, at each decay."""
-    sentences = []
-    for name, rival in (("Uniform", "Uniform"), ("its reverse", "AlphaDecay reversed, mean 1")):
-        found = []
-        for rate in settings(places, "weight decay"):
-            methods = _methods(places, rate)
-            found.append((rate, compare_places(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)))
-        each = ", ".join(
-            f"{comparison.difference:+.3f} nats at decay {rate:g} ({p_value(comparison.p)})"
-            for rate, comparison in found
-            if comparison
-        )
-        sentences.append(f"AlphaDecay is {_tally(comparison for _, comparison in found)} against {name} ({each})")
-    return "; ".join(sentences) + "."

@@ -140,7 +140,7 @@ def verdict(comparison: Comparison, measure: Measure) -> str:
     if comparison.p is None:
         return "not tested"
     if comparison.p >= SIGNIFICANCE:
-        return "no difference"
+        return "no different"
     return "better" if (comparison.difference < 0) == measure.lower_is_better else "worse"
 
 

@@ -1,0 +1,171 @@
+"""Turns the results of runs into one Markdown report with tables and figures: `python -m experiments.report`."""
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+import pathlib
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from experiments import report_paper, report_tables, results
+from experiments.report_data import Book, read
+from experiments.report_figures import save
+from experiments.report_sections import SECTIONS, Section
+from experiments.report_text import NOT_MADE, SIGNIFICANCE, command, regime, table
+from experiments.scales import SCALES
+from experiments.suites import SUITES
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Writes the report.
+
+    Args:
+        args: The command line; None takes the process's.
+
+    Returns:
+        The exit code: 0, or 1 if the results cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="Turns results (DIR/SCALE/*.json, written by python -m experiments.suites) into DIR/report.md and "
+        "DIR/figures/*.svg. DIR/notes.md, if there is one, becomes a section. The same results give the same bytes.",
+    )
+    parser.add_argument("--results", type=pathlib.Path, default=results.DIRECTORY, metavar="DIR",
+                        help="folder of the results (default: experiments/results)")  # fmt: skip
+    directory: pathlib.Path = parser.parse_args(args).results
+    try:
+        print(write(directory, directory))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+    """Writes report.md and figures/*.svg, and removes figures of an earlier report.
+
+    Args:
+        source: Folder of the results: `SCALE/*.json`, and `notes.md` if there are notes.
+        target: Where to write.
+
+    Returns:
+        The report.
+    """
+    book, notes = read(source), source / "notes.md"
+    for old in (target / "figures").glob("*.svg"):
+        old.unlink()
+    parts = [
+        f"# Results\n\n{_head(book)}",
+        f"## In short\n\n{_IN_SHORT}\n\n{report_tables.in_short(book)}",
+        *([f"## What to make of it\n\n{notes.read_text()}"] if notes.exists() else []),
+        "## Tables and figures",
+        *(_section(section, book, target / "figures") for section in SECTIONS),
+        f"## What was made\n\n{_status(book)}\n{report_paper.perplexities()}",
+    ]
+    report = target / "report.md"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text("\n\n".join(part.strip("\n") for part in parts) + "\n")
+    return report
+
+
+_IN_SHORT = (
+    "Validation loss in nats a token (the logarithm of perplexity), each method with the same seeds. Better and worse "
+    f"mean p < {SIGNIFICANCE} in a paired t-test (`scipy.stats.ttest_rel`), no different means that it found nothing; p is "
+    "not corrected for the number of comparisons. All t-tests of language models below compare losses, too."
+)
+
+
+def _head(book: Book) -> str:
+    """How to make the report again, and what it rests on."""
+    found = book.every_result()
+    failures = [result for result in found if results.failed(result)]
+    hours = sum(result.get("seconds", 0.0) for result in found) / 3600
+    lines = [
+        "Written by `python -m experiments.report` from the JSON files beside it, one a run; the same files give the same "
+        "bytes. Do not edit.\n",
+        f"- runs: {len(found)} ({', '.join(f'{scale} {len(by)}' for scale, by in book.found.items() if by)}), "
+        f"{hours:.1f} hours of one process, compiling and validating included",
+        f"- failed runs: {len(failures)}",
+        *(f"  - `{result['name']}`: {' '.join(str(result['error']).split())}" for result in failures),
+        f"- devices: {_counted(result.get('device', 'unknown') for result in found)}",
+        f"- commits: {_counted(_short(result['commit']) for result in found)}",
+        f"- versions: {_versions(found)}",
+    ]
+    strays = sum(len(book.strays(scale)) for scale in SCALES)
+    if strays:
+        lines.append(f"- {strays} of the runs belong to no table or figure: their settings are no longer planned")
+    return "\n".join(lines)
+
+
+def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
+    """A table or figure at every scale that has enough of it."""
+    lines = [f"### {section.heading}", section.about]
+    scales = book.scales(section.suite) if section.suite in SUITES else []
+    for scale in scales:
+        part = section.part(book, scale)
+        lines.append(f"**{regime(scale)}.** {part.line}")
+        if part.draw:
+            name = f"{section.suite}-{scale}.svg"
+            save(part.draw, figures / name)
+            lines.append(f"![{section.heading}]({figures.name}/{name})")
+        lines += [part.table] if part.table else []
+        lines.append(_made_by(section, book, scale))
+    if not scales:
+        lines.append(f"{NOT_MADE.capitalize()}: {_commands(section, 'nano')}.")
+    lines += [section.after()] if section.after else []
+    return "\n\n".join(line.strip("\n") for line in lines)
+
+
+def _made_by(section: Section, book: Book, scale: str) -> str:
+    """The command of a table or figure, and what it has still to make."""
+    made, failed, planned = book.progress(section.suite, scale)
+    left = "" if made == planned else f" {made} of {planned} runs made so far."
+    return f"Made by {_commands(section, scale)}.{left}{f' {failed} failed.' if failed else ''}"
+
+
+def _commands(section: Section, scale: str) -> str:
+    return ", then ".join(command(suite, scale) for suite in (*section.before, section.suite))
+
+
+def _status(book: Book) -> str:
+    """Runs made of every table and figure at every scale."""
+    rows = []
+    for suite in SUITES:
+        counts = [book.progress(suite, scale) for scale in SCALES]
+        cells = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else "waits"
+                 for made, failed, planned in counts]  # fmt: skip
+        rows.append([f"`{suite}`", *cells])
+    about = (
+        f"Runs made of those planned; what is missing is made by {command('NAME', 'SCALE')}, which says with `--plan` how "
+        "long it takes. Tables and figures share runs, and show a scale once more than half of their places have one. "
+        "`waits`: its runs depend on a sweep still to make."
+    )
+    return f"{about}\n\n{table(('suite', *SCALES), rows)}"
+
+
+def _counted(words: Iterable[str]) -> str:
+    """Words with how often each occurs."""
+    return ", ".join(f"{word} ({count})" for word, count in sorted(Counter(words).items())) or "none"
+
+
+def _short(commit: str) -> str:
+    """The first seven digits of a commit, and whether files differed from it."""
+    digits, plus, changes = commit.partition("+")
+    return f"{digits[:7]}{plus}{changes}"
+
+
+def _versions(found: Sequence[dict[str, object]]) -> str:
+    """Every package with its versions; counted if runs differ."""
+    seen: dict[str, list[str]] = {}
+    for result in found:
+        versions = result.get("versions")
+        for package, version in (versions if isinstance(versions, dict) else {}).items():
+            seen.setdefault(package, []).append(version)
+    return ", ".join(
+        f"{package} {versions[0] if len(set(versions)) == 1 else _counted(versions)}"
+        for package, versions in seen.items()
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
