@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from experiments import report_paper, report_tables, results
+from experiments.config import PRESETS
 from experiments.report_data import Book, read
 from experiments.report_figures import save
 from experiments.report_sections import SECTIONS, Section
-from experiments.report_text import NOT_MADE, SIGNIFICANCE, command, regime, table
+from experiments.report_text import NOT_MADE, command, regime, table
 from experiments.scales import SCALES
+from experiments.statistics import SIGNIFICANCE
 from experiments.suites import SUITES
 
 
@@ -70,8 +72,8 @@ def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
 
 _IN_SHORT = (
     "Validation loss in nats a token (the logarithm of perplexity), each method with the same seeds. Better and worse "
-    f"mean p < {SIGNIFICANCE} in a paired t-test (`scipy.stats.ttest_rel`), no different means that it found nothing; p is "
-    "not corrected for the number of comparisons. All t-tests of language models below compare losses, too."
+    f"mean p < {SIGNIFICANCE} in a paired t-test (`scipy.stats.ttest_rel`), no different means p above that; p is not "
+    "corrected for the number of comparisons. All t-tests of language models below compare losses, too."
 )
 
 
@@ -81,12 +83,13 @@ def _head(book: Book) -> str:
     failures = [result for result in found if results.failed(result)]
     hours = sum(result.get("seconds", 0.0) for result in found) / 3600
     lines = [
-        "Written by `python -m experiments.report` from the JSON files beside it, one a run; the same files give the same "
-        "bytes. Do not edit.\n",
+        "Written by `python -m experiments.report` from the JSON files beside it, one a run; the same files give "
+        "the same bytes. Do not edit.\n",
         f"- runs: {len(found)} ({', '.join(f'{scale} {len(by)}' for scale, by in book.found.items() if by)}), "
         f"{hours:.1f} hours of one process, compiling and validating included",
         f"- failed runs: {len(failures)}",
         *(f"  - `{result['name']}`: {' '.join(str(result['error']).split())}" for result in failures),
+        *(f"- {regime(scale)}: {PRESETS[SCALES[scale].preset][0]}" for scale, by in book.found.items() if by),
         f"- devices: {_counted(result.get('device', 'unknown') for result in found)}",
         f"- commits: {_counted(_short(result['commit']) for result in found)}",
         f"- versions: {_versions(found)}",
@@ -99,8 +102,8 @@ def _head(book: Book) -> str:
 
 def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
     """A table or figure at every scale that has enough of it."""
-    lines = [f"### {section.heading}", section.about]
     scales = book.scales(section.suite) if section.suite in SUITES else []
+    lines = [f"### {section.heading}", *([section.about] if scales else [])]
     for scale in scales:
         part = section.part(book, scale)
         lines.append(f"**{regime(scale)}.** {part.line}")
@@ -124,7 +127,8 @@ def _made_by(section: Section, book: Book, scale: str) -> str:
 
 
 def _commands(section: Section, scale: str) -> str:
-    return ", then ".join(command(suite, scale) for suite in (*section.before, section.suite))
+    tuned = ", then ".join(command(suite, scale) for suite in section.tuned)
+    return command(section.suite, scale) + (f"; the last column by {tuned}" if tuned else "")
 
 
 def _status(book: Book) -> str:
@@ -136,9 +140,9 @@ def _status(book: Book) -> str:
                  for made, failed, planned in counts]  # fmt: skip
         rows.append([f"`{suite}`", *cells])
     about = (
-        f"Runs made of those planned; what is missing is made by {command('NAME', 'SCALE')}, which says with `--plan` how "
-        "long it takes. Tables and figures share runs, and show a scale once more than half of their places have one. "
-        "`waits`: its runs depend on a sweep still to make."
+        f"Runs made of those planned; what is missing is made by {command('NAME', 'SCALE')}, which says with "
+        "`--plan` how long it takes. Tables and figures share runs, and show a scale once more than half of their "
+        "places have one. `waits`: its runs depend on a sweep still to make."
     )
     return f"{about}\n\n{table(('suite', *SCALES), rows)}"
 

@@ -1,7 +1,9 @@
 """Draws the report's figures, as SVG files that are the same bytes wherever they are drawn from the same results."""
 # SPDX-License-Identifier: Apache-2.0
 
+import io
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,9 @@ MOST_NUMBERS = 12
 """Heat maps with more columns have no numbers in their cells."""
 SEED_COLOUR = "#999999"
 _SVG: dict[Any, Any] = {"svg.hashsalt": "optax-alphadecay", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+# Hundredths of a point are enough, and last digits may differ between processors.
+_LONG_NUMBER = re.compile(r"(?<!scale\()(?<![\d.])-?\d+\.\d{3,}")
+_INDENT = re.compile(r"\n +(?=<)")
 
 
 def save(draw: Callable[[], Figure], path: pathlib.Path) -> None:
@@ -31,7 +36,10 @@ def save(draw: Callable[[], Figure], path: pathlib.Path) -> None:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**STYLE, **_SVG})
-        draw().savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        text = io.StringIO()
+        draw().savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    rounded = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", text.getvalue())
+    path.write_text(_INDENT.sub("\n", rounded))
 
 
 def draw_types(uniform: dict[str, Any], ours: dict[str, Any]) -> Figure:
@@ -99,7 +107,7 @@ def draw_settings(rows: Mapping[str, Place], chosen: Place | None, uniform: Plac
 
     Args:
         rows: The settings in words, top down.
-        chosen: The one that the paper chose.
+        chosen: The one of the base run.
         uniform: Uniform decay with the same seeds, a line to get left of.
     """
     figure = Figure(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
@@ -113,7 +121,7 @@ def draw_settings(rows: Mapping[str, Place], chosen: Place | None, uniform: Plac
             continue
         colour, marker = (COLOURS[5], "D") if place is chosen else (COLOURS[0], "o")
         axes.plot(list(values.values()), [row] * len(values), "o", color=SEED_COLOUR, markersize=4, alpha=0.8)
-        label = "the paper's choice" if place is chosen else None
+        label = "base setting" if place is chosen else None
         axes.errorbar(
             summary.mean, row, xerr=summary.std, fmt=marker, color=colour, capsize=4, markersize=7, label=label
         )
@@ -137,12 +145,12 @@ def draw_gaps(places: Sequence[Place]) -> Figure:
     for panel, label in ((left, "validation perplexity"), (right, "seconds in training steps")):
         _name_columns(panel, [f"{place.labels['refresh every']:g}" for place in places])
         panel.set(xlabel="steps between refreshes", ylabel=label)
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.15 * right.dataLim.ymax)
     return figure
 
 
 def draw_sweep(places: Sequence[Place]) -> Figure:
-    """Validation loss over learning rate and decay: one map a method, its best in a frame, decay 0 the same in all."""
+    """Validation loss over learning rate and decay: one map a method, its best decay above 0 in a frame."""
     methods = [method for method in settings(places, "method") if method != "WD=0"]
     rates = sorted(float(rate) for rate in settings(places, "weight decay"))
     speeds = sorted((float(speed) for speed in settings(places, "learning rate")), reverse=True)
@@ -153,11 +161,14 @@ def draw_sweep(places: Sequence[Place]) -> Figure:
         maps[index, row, col] = next(iter(place.values("loss").values()), np.nan) if place else np.nan
     limits = (np.nanmin(maps), np.nanquantile(maps, 0.8)) if np.isfinite(maps).any() else (0.0, 1.0)
     figure = Figure(figsize=(WIDTH, 1.2 + 1.1 * len(speeds)), layout="constrained")
-    for panel, method, losses in zip(figure.subplots(2, 2).flat, methods, maps, strict=False):
-        _heat_map(panel, losses, "{:.3f}", limits=limits, best=True)
+    for panel, method, losses in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, methods, maps, strict=False):
+        _heat_map(panel, losses, "{:.3f}", limits=limits)
+        _frame_best(panel, losses)
         _name_rows(panel, [f"{speed:g}" for speed in speeds])
         panel.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-        panel.set(title=method, xlabel="weight decay", ylabel="learning rate")
+        panel.set_title(method)
+    figure.supxlabel("weight decay", fontsize="medium")
+    figure.supylabel("learning rate", fontsize="medium")
     return figure
 
 
@@ -180,9 +191,7 @@ def _points(
     )  # fmt: skip
 
 
-def _heat_map(
-    axes: Axes, values: np.ndarray, form: str, limits: tuple[float, float] | None = None, best: bool = False
-) -> None:
+def _heat_map(axes: Axes, values: np.ndarray, form: str, limits: tuple[float, float] | None = None) -> None:
     """Cells in shades, dark for low, and their numbers; cells without a number are grey."""
     low, high = limits or (float(np.nanmin(values)), float(np.nanmax(values)))
     colours = matplotlib.colormaps["cividis"].with_extremes(bad="#dddddd")
@@ -194,10 +203,14 @@ def _heat_map(
             colour = "white" if value < (low + high) / 2 else "black"
             axes.text(col, row, form.format(value), ha="center", va="center", color=colour, fontsize=9)
         else:
-            axes.text(col, row, "–", ha="center", va="center")
-    if best and np.isfinite(values).any():
-        row, col = np.unravel_index(np.nanargmin(values), values.shape)
-        frame = Rectangle((col - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=COLOURS[5], linewidth=3, zorder=3)
+            axes.text(col, row, "-", ha="center", va="center")
+
+
+def _frame_best(axes: Axes, losses: np.ndarray) -> None:
+    """A frame around the lowest loss with a decay above 0."""
+    if np.isfinite(losses[:, 1:]).any():
+        row, col = np.unravel_index(np.nanargmin(losses[:, 1:]), losses[:, 1:].shape)
+        frame = Rectangle((col + 0.5, row - 0.5), 1, 1, fill=False, edgecolor=COLOURS[5], linewidth=3, zorder=3)
         axes.add_patch(frame)
 
 

@@ -51,8 +51,8 @@ def perplexities() -> str:
             for method in methods]  # fmt: skip
     return (
         "<details>\n<summary>What the paper reports for its models (Adam; not made here)</summary>\n\n"
-        "Validation perplexity on C4 by model and weight decay, from table 2 of arXiv 2506.14562. These numbers are the "
-        f"paper's, not ours.\n\n{table(('method', *columns), rows)}\n</details>\n"
+        "Validation perplexity on C4 by model and weight decay, from table 2 of arXiv 2506.14562. These numbers are "
+        f"the paper's, not ours.\n\n{table(('method', *columns), rows)}\n</details>\n"
     )
 
 

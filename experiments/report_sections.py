@@ -15,7 +15,7 @@ from experiments.report_paper import refresh_seconds
 from experiments.report_text import LEGEND, number, outcome, settings, with_labels
 from experiments.statistics import ACCURACY, PERPLEXITY, Measure, Place, best_of, compare_places, summarise
 
-WORDS: dict[str | float, str] = {
+WORDS = {
     "linear": "linear",
     "sqrt": "square root",
     "log2": "logarithm",
@@ -35,10 +35,15 @@ P_LEGEND = (
     "its lowest loss in the sweep."
 )
 ABLATION = (
-    "AlphaDecay with other settings at the base decay. Grey dots are single seeds; the dashed line is Uniform decay with "
-    "the same seeds."
+    "AlphaDecay with other settings at the base decay. Grey dots are single seeds; the dashed line is Uniform decay "
+    "with the same seeds."
 )
-SWEEP = "Validation loss of one seed; framed: the best of each method. Column 0 is the same in all maps: no decay."
+SWEEP = (
+    "Validation loss of one seed; framed: the lowest with a decay, which the column best tuned repeats over seeds. "
+    "Column 0 is the same in all maps: no decay."
+)
+MOST_NOTES = 8
+"""Incomplete settings are named up to this number, and counted beyond."""
 
 
 class Part(NamedTuple):
@@ -59,8 +64,8 @@ class Section(NamedTuple):
     suite: str
     """Its runs; what was made of them decides at which scales it is shown."""
     part: Callable[[Book, str], Part]
-    before: tuple[str, ...] = ()
-    """Suites that other columns of it are made by, in the order to make them."""
+    tuned: tuple[str, ...] = ()
+    """Suites that its last column is made by, in the order to make them."""
     after: Callable[[], str] | None = None
     """Markdown that is no matter of scale."""
 
@@ -97,9 +102,9 @@ def _structure(draw: Callable[[Any, Any], Figure], suite: str) -> Callable[[Book
         alphas = [reading.score for reading in last_refresh(uniform)]
         kinds = sorted(by_kind := _means_by_kind(uniform), key=lambda kind: -by_kind[kind])
         line = (
-            f"Under uniform decay alpha is {np.nanmin(alphas):.2f} to {np.nanmax(alphas):.2f} at the last refresh, highest "
-            f"(lightest tail) in `{kinds[0]}` and lowest in `{kinds[-1]}` on average; AlphaDecay's mean decay over the "
-            f"run is {mean_ratio(ours):.2f} times its base rate."
+            f"Under uniform decay alpha is {np.nanmin(alphas):.2f} to {np.nanmax(alphas):.2f} at the last refresh, "
+            f"highest (lightest tail) in `{kinds[0]}` and lowest in `{kinds[-1]}` on average; AlphaDecay's mean decay "
+            f"over the run is {mean_ratio(ours):.2f} times its base rate."
         )
         return Part(line, draw=functools.partial(draw, uniform, ours))
 
@@ -141,8 +146,8 @@ def _ablation(suite: str) -> Callable[[Book, str], Part]:
 def _gaps(book: Book, scale: str) -> Part:
     places = book.placed["figure-8", scale]
     times = [summarise({seed: training_seconds(result) for seed, result in place.finished.items()}) for place in places]
-    known = [f"{time.mean:.1f} s every {_words(place)}" for place, time in zip(places, times, strict=True) if time]
-    line = f"{_best_and_chosen(places, _chosen(book, scale, places))} Time in training steps: {', '.join(known)}."
+    known = [f"{time.mean:.1f} ({_words(place)})" for place, time in zip(places, times, strict=True) if time]
+    line = f"{_best_and_chosen(places, _chosen(book, scale, places))} Seconds in training steps: {', '.join(known)}."
     return Part(line, _missing(places), functools.partial(report_figures.draw_gaps, places))
 
 
@@ -169,8 +174,8 @@ def _steps(book: Book, scale: str) -> Part:
 
 def _words(place: Place) -> str:
     """The one label of an ablation's place, in words."""
-    (value,) = place.labels.values()
-    return WORDS.get(value, str(value))
+    ((label, value),) = place.labels.items()
+    return WORDS.get(value, value) if isinstance(value, str) else f"{label} {value:g}"
 
 
 def _chosen(book: Book, scale: str, places: Sequence[Place]) -> Place | None:
@@ -206,24 +211,28 @@ def _best_and_chosen(places: Sequence[Place], chosen: Place | None) -> str:
 
 def _missing(places: Sequence[Place]) -> str:
     """What a figure cannot show: places with fewer runs than planned; empty if there are none."""
-    notes = [
-        f"{', '.join(f'{name} {WORDS.get(value, value)}' for name, value in place.labels.items())}: {number(place)}"
-        for place in places
-        if len(place.finished) < len(place.names)
-    ]
-    return f"Incomplete: {'; '.join(notes)}.\n" if notes else ""
+    notes = []
+    for place in places:
+        if len(place.finished) < len(place.names):
+            labels = [f"{name} {WORDS.get(str(value), value)}" for name, value in place.labels.items()]
+            notes.append(f"{', '.join(labels)}: {number(place)}")
+    if len(notes) > MOST_NOTES:
+        return f"Incomplete: {len(notes)} of {len(places)} settings lack runs."
+    return f"Incomplete: {'; '.join(notes)}." if notes else ""
 
 
 SECTIONS = (
     Section("Table 2: five methods at three decays, Adam", f"{LEGEND} {P_LEGEND}", "table-2",
-            _by_decay("table-2", "tuned-adam"), ("sweep-adam", "tuned-adam")),
+            _by_decay("table-2", "tuned-adam"), tuned=("sweep-adam", "tuned-adam")),
     Section("Table 3: five methods at three decays, AdamW", f"{LEGEND} {P_LEGEND}", "table-3",
-            _by_decay("table-3", "tuned-adamw"), ("sweep-adamw", "tuned-adamw")),
-    Section("Table 4: five methods over seeds", f"Validation perplexity at the base decay. {LEGEND}", "table-4", _by_seed),
+            _by_decay("table-3", "tuned-adamw"), tuned=("sweep-adamw", "tuned-adamw")),
+    Section("Table 4: five methods over seeds", f"Validation perplexity at the base decay. {LEGEND}", "table-4",
+            _by_seed),
     Section(
         "Equal mean decay",
-        "AlphaDecay applies more decay than its base rate says. Here its ratios are divided by their mean, so that only "
-        f"who gets how much differs from Uniform; reversed, heavy tails get the most. {LEGEND} p is against Uniform.",
+        "AlphaDecay applies more decay than its base rate says. Here its ratios are divided by their mean, so that "
+        f"only who gets how much differs from Uniform; reversed, heavy tails get the most. {LEGEND} "
+        "p is against Uniform.",
         "equal-mean", _equal_mean,
     ),
     Section("Table 5: vision", f"Top-1 accuracy in percent. {LEGEND} {P_LEGEND}", "table-5",
@@ -232,14 +241,16 @@ SECTIONS = (
             "refresh of one run each.", "figure-1", _structure(report_figures.draw_types, "figure-1")),
     Section("Figure 3: alpha and decay by layer", "Bright is high; last refresh of one run each.", "figure-3",
             _structure(report_figures.draw_layers, "figure-3")),
-    Section("Figure 4: perplexity and alpha against the decay rate", "Error bars: standard deviation over seeds. Alphas "
-            "are those of the last refresh.", "figure-4", _decays),
-    Section("Figure 5: assignment functions", f"How scores become decay rates. {ABLATION}", "figure-5", _ablation("figure-5")),
+    Section("Figure 4: perplexity and alpha against the decay rate", "Error bars: standard deviation over seeds. "
+            "Alphas are those of the last refresh.", "figure-4", _decays),
+    Section("Figure 5: assignment functions", f"How scores become decay rates. {ABLATION}", "figure-5",
+            _ablation("figure-5")),
     Section("Figure 6: what to measure on a module", f"The score that decay follows. {ABLATION}", "figure-6",
             _ablation("figure-6")),
     Section("Figure 7: power-law fits", f"How alpha is read off a spectrum. {ABLATION}", "figure-7",
             _ablation("figure-7"), after=refresh_seconds),
-    Section("Figure 8: steps between refreshes", "Grey dots are single seeds. Time leaves compiling and validating out.",
+    Section("Figure 8: steps between refreshes", "Grey dots are single seeds. The time leaves compiling and validating "
+            "out.",
             "figure-8", _gaps),
     Section("Figure 9: scaling ranges", f"The ratios (s1, s2) of the heaviest and the lightest tail. {ABLATION}",
             "figure-9", _ablation("figure-9")),

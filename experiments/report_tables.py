@@ -12,7 +12,6 @@ from experiments.report_text import (
     column,
     number,
     outcome,
-    p_value,
     regime,
     settings,
     table,
@@ -73,21 +72,25 @@ def in_short(book: Book) -> str:
     if not made:
         return "AlphaDecay and Uniform have no run in common yet.\n"
     lines = []
-    for scale in dict.fromkeys(contest.scale for contest in made):
-        here = [contest for contest in made if contest.scale == scale]
+    for scale, coupling in dict.fromkeys((contest.scale, contest.coupling) for contest in made):
+        here = [contest for contest in made if (contest.scale, contest.coupling) == (scale, coupling)]
+        tuned = [f" Tuned, it is {outcome(each.against_uniform())}." for each in here if each.setting == "tuned"]
         lines.append(
-            f"- {regime(scale)}: against Uniform, AlphaDecay is {_tally(contest.against_uniform() for contest in here)}; "
-            f"against the best other method it is {_tally(contest.against_best() for contest in here)}."
+            f"- {regime(scale)}, {COUPLINGS[coupling]}: against Uniform, AlphaDecay is "
+            f"{_tally(each.against_uniform() for each in here)} settings; against the best other method it is "
+            f"{_tally(each.against_best() for each in here)}.{''.join(tuned)}"
         )
     for scale in book.scales("equal-mean"):
-        lines.append(f"- {regime(scale)}, at equal mean decay: {equal_mean_in_a_line(book, scale)}")
+        against = [f"against {name}, AlphaDecay is {_tally(found.values())}"
+                   for name, found in _at_equal_mean(book, scale).items()]  # fmt: skip
+        lines.append(f"- {regime(scale)}, at equal mean decay: {'; '.join(against)}.")
     rows = [
-        [regime(contest.scale), COUPLINGS[contest.coupling], contest.setting, outcome(contest.against_uniform()),
-         f"{contest.best_rival()}: {outcome(contest.against_best())}"]
-        for contest in made
+        [regime(each.scale), COUPLINGS[each.coupling], each.setting, outcome(each.against_uniform()),
+         f"{each.best_rival()}: {outcome(each.against_best())}"]
+        for each in made
     ]  # fmt: skip
     headings = ("regime", "optimizer", "base decay", "AlphaDecay against Uniform", "AlphaDecay against the best other")
-    return "\n".join(lines) + "\n\n" + table(headings, rows)
+    return "\n".join(lines) + "\n\n" + table(headings, rows, numbers=False)
 
 
 def methods_by_decay(book: Book, suite: str, scale: str, tuned: str = "", measure: Measure = PERPLEXITY) -> str:
@@ -150,19 +153,11 @@ def equal_mean(book: Book, scale: str) -> str:
 
 def equal_mean_in_a_line(book: Book, scale: str) -> str:
     """AlphaDecay with mean 1 against Uniform and against its reverse, at each decay."""
-    places, sentences = book.placed["equal-mean", scale], []
-    for name, rival in (("Uniform", "Uniform"), ("its reverse", "AlphaDecay reversed, mean 1")):
-        found = []
-        for rate in settings(places, "weight decay"):
-            methods = _methods(places, rate)
-            found.append((rate, compare_places(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)))
-        each = ", ".join(
-            f"{comparison.difference:+.3f} nats at decay {rate:g} ({p_value(comparison.p)})"
-            for rate, comparison in found
-            if comparison
-        )
-        sentences.append(f"AlphaDecay is {_tally(comparison for _, comparison in found)} against {name} ({each})")
-    return "; ".join(sentences) + "."
+    return " ".join(
+        f"AlphaDecay with mean 1 against {rival}: "
+        f"{'; '.join(f'{outcome(comparison)} at decay {rate:g}' for rate, comparison in found.items())}."
+        for rival, found in _at_equal_mean(book, scale).items()
+    )
 
 
 def sweep_steps(places: Sequence[Place]) -> str:
@@ -232,3 +227,14 @@ def _tally(comparisons: Iterable[Comparison | None], measure: Measure = PERPLEXI
         ("not tested in", words["not tested"] + words["not made"]),
     ]
     return f"{', '.join(f'{name} {count}' for name, count in parts if count)} of {words.total()}"
+
+
+def _at_equal_mean(book: Book, scale: str) -> dict[str, dict[str | float, Comparison | None]]:
+    """AlphaDecay with mean 1 against Uniform and against its reverse, by decay."""
+    places = book.placed["equal-mean", scale]
+    by_rate = {rate: _methods(places, rate) for rate in settings(places, "weight decay")}
+    return {
+        words: {rate: compare_places(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)
+                for rate, methods in by_rate.items()}
+        for words, rival in (("Uniform", "Uniform"), ("its reverse", "AlphaDecay reversed, mean 1"))
+    }  # fmt: skip

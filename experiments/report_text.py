@@ -35,16 +35,14 @@ def command(suite: str, scale: str = "nano") -> str:
     return f"`python -m experiments.suites {suite} --scale {scale}`"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, ending in a newline; the first column is set to the left, the others to the right."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+    """A Markdown table, ending in a newline; numbers are set to the right, all but the first column."""
+    lines = [columns, ["---", *["---:" if numbers else "---"] * (len(columns) - 1)], *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def p_value(p: float | None) -> str:
+def p_value(p: float) -> str:
     """Such as `p = 0.031`."""
-    if p is None:
-        return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
@@ -79,7 +77,7 @@ def column(rows: Mapping[str, Place], measure: Measure = PERPLEXITY, *, against:
             text += " †"
         rival = rows.get(against)
         if rival and rival is not place and (comparison := compare_places(place, rival, measure)):
-            text += f"<br>{p_value(comparison.p)}"
+            text += "" if comparison.p is None else f"<br>{p_value(comparison.p)}"
         cells[name] = text
     return cells
 
@@ -90,16 +88,12 @@ def is_tie(comparison: Comparison) -> bool:
 
 
 def outcome(comparison: Comparison | None, measure: Measure = PERPLEXITY) -> str:
-    """A comparison in words, such as `**worse** by 0.012 nats (p = 0.008, n = 5)`."""
+    """A comparison in words, such as `**worse** (+0.012 nats, p = 0.008, n = 5)`."""
     if comparison is None:
         return NOT_MADE
-    word, size = verdict(comparison, measure), abs(comparison.difference)
-    n = f"n = {comparison.n}"
-    if word in ("better", "worse"):
-        return f"**{word}** by {size:.3f} {measure.unit} ({p_value(comparison.p)}, {n})"
-    if word == "the same":
-        return f"**the same** ({n})"
-    return f"**{word}** ({comparison.difference:+.3f} {measure.unit}, {p_value(comparison.p)}, {n})"
+    n, difference, p = comparison
+    facts = [f"{round(difference, 3) + 0.0:+.3f} {measure.unit}", *([] if p is None else [p_value(p)]), f"n = {n}"]
+    return f"**{verdict(comparison, measure)}** ({', '.join(facts)})"
 
 
 def settings(places: Iterable[Place], label: str) -> list[str | float]:
@@ -111,8 +105,3 @@ def with_labels(places: Iterable[Place], **labels: str | float) -> Place | None:
     """The place that has these labels, `_` in a keyword standing for a space; None if there is none."""
     wanted = {name.replace("_", " "): value for name, value in labels.items()}
     return next((place for place in places if wanted.items() <= place.labels.items()), None)
-
-
-def sentence_case(text: str) -> str:
-    """With a capital first letter, the others as they are."""
-    return text[:1].upper() + text[1:]

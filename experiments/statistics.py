@@ -135,10 +135,8 @@ def compare_places(ours: Place, others: Place, measure: Measure) -> Comparison |
 
 def verdict(comparison: Comparison, measure: Measure) -> str:
     """Says in a word or two how the first setting did."""
-    if comparison.difference == 0:
-        return "the same"
     if comparison.p is None:
-        return "not tested"
+        return "not tested" if comparison.difference else "the same"
     if comparison.p >= SIGNIFICANCE:
         return "no different"
     return "better" if (comparison.difference < 0) == measure.lower_is_better else "worse"
