@@ -122,8 +122,10 @@ def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
 def _made_by(section: Section, book: Book, scale: str) -> str:
     """The command of a table or figure, and what it has still to make."""
     made, failed, planned = book.progress(section.suite, scale)
-    left = "" if made == planned else f" {made} of {planned} runs made so far."
-    return f"Made by {_commands(section, scale)}.{left}{f' {failed} failed.' if failed else ''}"
+    seeds = max(len(place.names) for place in book.placed[section.suite, scale])
+    size = f"{planned} runs, {seeds} {'seed' if seeds == 1 else 'seeds'} a setting"
+    left = "" if made == planned else f"; {made} made so far"
+    return f"Made by {_commands(section, scale)}: {size}{left}{f'; {failed} failed' if failed else ''}."
 
 
 def _commands(section: Section, scale: str) -> str:

@@ -140,9 +140,11 @@ def draw_gaps(places: Sequence[Place]) -> Figure:
         times = {seed: training_seconds(result) for seed, result in place.finished.items()}
         for panel, values in ((left, place.values(PERPLEXITY.shown)), (right, times)):
             panel.plot([index] * len(values), list(values.values()), "o", color=SEED_COLOUR, markersize=4, alpha=0.8)
-            if summary := summarise(values):
-                _points(panel, [(index, summary)], 0 if panel is left else 2, None)
-    for panel, label in ((left, "validation perplexity"), (right, "seconds in training steps")):
+        if summary := summarise(place.values(PERPLEXITY.shown)):
+            _points(left, [(index, summary)], 0, None)
+        if times:
+            _points(right, [(index, Summary(1, min(times.values()), None))], 2, None)
+    for panel, label in ((left, "validation perplexity"), (right, "seconds in training steps, fastest seed")):
         _name_columns(panel, [f"{place.labels['refresh every']:g}" for place in places])
         panel.set(xlabel="steps between refreshes", ylabel=label)
     right.set_ylim(0, 1.15 * right.dataLim.ymax)
