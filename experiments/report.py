@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 
 from experiments import report_paper, report_tables, results
 from experiments.config import PRESETS
-from experiments.report_data import Book, read
+from experiments.paper import SUITES
+from experiments.report_data import REPORTED, Book, read
 from experiments.report_figures import save
 from experiments.report_sections import SECTIONS, Section
 from experiments.report_text import NOT_MADE, command, regime, table
 from experiments.scales import SCALES
 from experiments.statistics import SIGNIFICANCE
-from experiments.suites import SUITES
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def _head(book: Book) -> str:
         f"- commits: {_counted(_short(result['commit']) for result in found)}",
         f"- versions: {_versions(found)}",
     ]
-    strays = sum(len(book.strays(scale)) for scale in SCALES)
+    strays = sum(len(book.strays(scale)) for scale in REPORTED)
     if strays:
         lines.append(f"- {strays} of the runs belong to no table or figure: their settings are no longer planned")
     return "\n".join(lines)
@@ -137,7 +137,7 @@ def _status(book: Book) -> str:
     """Runs made of every table and figure at every scale."""
     rows = []
     for suite in SUITES:
-        counts = [book.progress(suite, scale) for scale in SCALES]
+        counts = [book.progress(suite, scale) for scale in REPORTED]
         cells = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else "waits"
                  for made, failed, planned in counts]  # fmt: skip
         rows.append([f"`{suite}`", *cells])
@@ -146,7 +146,7 @@ def _status(book: Book) -> str:
         "`--plan` how long it takes. Tables and figures share runs, and show a scale once more than half of their "
         "places have one. `waits`: its runs depend on a sweep still to make."
     )
-    return f"{about}\n\n{table(('suite', *SCALES), rows)}"
+    return f"{about}\n\n{table(('suite', *REPORTED), rows)}"
 
 
 def _counted(words: Iterable[str]) -> str:

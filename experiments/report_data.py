@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import results
+from experiments.paper import SUITES
 from experiments.scales import SCALES, base_config
 from experiments.statistics import Place, places
-from experiments.suites import SUITES
 
+REPORTED = tuple(scale for scale in SCALES if scale != "tiny")
+"""The scales of the report: all but the one to try suites out with."""
 SHOWN_FROM = 0.5
 """A table or figure is drawn for a scale once more than this share of its places have a run."""
 
@@ -58,7 +60,7 @@ class Book:
 
     def scales(self, suite: str) -> list[str]:
         """The scales that a table or figure is drawn for: enough of its places have a run."""
-        return [scale for scale in SCALES if self._is_drawn(self.placed[suite, scale])]
+        return [scale for scale in REPORTED if self._is_drawn(self.placed[suite, scale])]
 
     def strays(self, scale: str) -> list[str]:
         """Results that belong to no table or figure, such as those of settings that have changed since."""
@@ -76,11 +78,11 @@ class Book:
 
 def read(directory: pathlib.Path) -> Book:
     """Reads `DIRECTORY/SCALE/*.json` of every scale; a scale without a folder has no results."""
-    found = {scale: results.read_all(directory / scale) for scale in SCALES}
-    bases = {scale: base_config(settings) for scale, settings in SCALES.items()}
+    found = {scale: results.read_all(directory / scale) for scale in REPORTED}
+    bases = {scale: base_config(SCALES[scale]) for scale in REPORTED}
     placed = {
         (name, scale): places(suite.runs(bases[scale], SCALES[scale], found[scale]), found[scale])
-        for (name, suite), scale in itertools.product(SUITES.items(), SCALES)
+        for (name, suite), scale in itertools.product(SUITES.items(), REPORTED)
     }
     return Book(found, placed, {scale: results.name_of(base) for scale, base in bases.items()})
 

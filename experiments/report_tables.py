@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.report_data import Book, mean_ratio
+from experiments.paper import METHODS
+from experiments.report_data import REPORTED, Book, mean_ratio
 from experiments.report_text import (
     COUPLINGS,
     NOT_MADE,
@@ -19,7 +20,6 @@ from experiments.report_text import (
 )
 from experiments.scales import SCALES
 from experiments.statistics import PERPLEXITY, Comparison, Measure, Place, best_of, compare_places, verdict
-from experiments.suites import METHODS
 
 OURS = "AlphaDecay"
 TABLES = {"adam": ("table-2", "tuned-adam", "sweep-adam"), "adamw": ("table-3", "tuned-adamw", "sweep-adamw")}
@@ -53,7 +53,7 @@ class Contest(NamedTuple):
 def contests(book: Book) -> list[Contest]:
     """Every setting of the language models in which AlphaDecay and Uniform have a seed in common."""
     found = []
-    for scale in SCALES:
+    for scale in REPORTED:
         for coupling, (suite, tuned, _) in TABLES.items():
             places = book.placed[suite, scale]
             for rate in settings(places, "weight decay"):

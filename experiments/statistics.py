@@ -9,7 +9,7 @@ import numpy as np
 import scipy.stats
 
 from experiments import results
-from experiments.suites import Labels, Run
+from experiments.paper import Labels, Run
 
 SIGNIFICANCE = 0.05
 

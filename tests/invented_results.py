@@ -11,8 +11,8 @@ import numpy as np
 from experiments import results
 from experiments.config import Config
 from experiments.optimizers import MODULEWISE
+from experiments.paper import SUITES, Run
 from experiments.scales import SCALES, base_config
-from experiments.suites import SUITES, Run
 
 KINDS = ("mlp/down_proj", "mlp/gate_proj", "mlp/up_proj", "self_attn/k_proj", "self_attn/o_proj", "self_attn/q_proj",
          "self_attn/v_proj")  # fmt: skip

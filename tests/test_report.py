@@ -12,11 +12,11 @@ import pytest
 import scipy.stats
 
 from experiments import report, report_figures, report_tables, report_text, results
+from experiments.paper import SUITES
 from experiments.report_data import Book, mean_ratio, read, training_seconds
 from experiments.report_sections import SECTIONS
 from experiments.scales import SCALES
 from experiments.statistics import ACCURACY, Place
-from experiments.suites import SUITES
 from tests import invented_results
 from tests.invented_results import invent, runs_of
 
