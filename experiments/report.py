@@ -123,14 +123,17 @@ def _made_by(section: Section, book: Book, scale: str) -> str:
     """The command of a table or figure, and what it has still to make."""
     made, failed, planned = book.progress(section.suite, scale)
     seeds = max(len(place.names) for place in book.placed[section.suite, scale])
-    size = f"{planned} runs, {seeds} {'seed' if seeds == 1 else 'seeds'} a setting"
-    left = "" if made == planned else f"; {made} made so far"
-    return f"Made by {_commands(section, scale)}: {size}{left}{f'; {failed} failed' if failed else ''}."
+    notes = [f"{planned} runs", f"{seeds} {'seed' if seeds == 1 else 'seeds'} a setting"]
+    notes += [] if made == planned else [f"{made} made so far"]
+    notes += [f"{failed} failed"] if failed else []
+    listed = ", ".join(notes)
+    return f"Made by {_commands(section, scale, f' ({listed})')}."
 
 
-def _commands(section: Section, scale: str) -> str:
+def _commands(section: Section, scale: str, notes: str = "") -> str:
+    """The command of a table or figure, notes, and the commands of its last column."""
     tuned = ", then ".join(command(suite, scale) for suite in section.tuned)
-    return command(section.suite, scale) + (f"; the last column by {tuned}" if tuned else "")
+    return f"{command(section.suite, scale)}{notes}" + (f"; the last column by {tuned}" if tuned else "")
 
 
 def _status(book: Book) -> str:

@@ -153,10 +153,10 @@ def test_failed_and_missing_runs_are_shown(text: str) -> None:
     log2, lost = f"(n = {SEEDS - 1} of {SEEDS}, 1 failed)", SEEDS + 1
     figure_5, figure_6 = section(text, "Figure 5"), section(text, "Figure 6")
     assert "assignment square root: failed; assignment logarithm:" in figure_5 and log2 in figure_5
-    assert "made so far" not in figure_5 and f"; {lost} failed." in figure_5
+    assert "made so far" not in figure_5 and f", {lost} failed)" in figure_5
     assert (
         "metric stable rank: not made" in figure_6
-        and f"{5 * SEEDS} runs, {SEEDS} seeds a setting; {4 * SEEDS} made so far." in figure_6
+        and f"{5 * SEEDS} runs, {SEEDS} seeds a setting, {4 * SEEDS} made so far)" in figure_6
     )
     assert f"- failed runs: {lost}" in text and "Diverged: | of loss" in text
     assert f"| `figure-5` | {4 * SEEDS}/{4 * SEEDS} ({lost} failed) | 0/{4 * SEEDS} |" in text
