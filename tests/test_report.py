@@ -209,3 +209,13 @@ def test_maps_show_the_losses_of_the_sweep(book: Book) -> None:
     assert place and nothing
     assert shown[1, 2] == place.values("loss")[0]
     assert shown[2, 0] == nothing.values("loss")[0]
+
+
+def test_the_committed_report_is_what_its_results_give(tmp_path: pathlib.Path) -> None:
+    report.write(results.DIRECTORY, tmp_path)
+    for made in (tmp_path / "report.md", *sorted(tmp_path.glob("figures/*.svg"))):
+        committed = results.DIRECTORY / made.relative_to(tmp_path)
+        assert committed.read_bytes() == made.read_bytes(), f"{committed}: run python -m experiments.report"
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        path.name for path in (results.DIRECTORY / "figures").iterdir()
+    }
