@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import report, report_figures, report_tables, report_text, results
+from experiments import results
 from experiments.paper import SUITES
-from experiments.report_data import Book, mean_ratio, read, training_seconds
-from experiments.report_sections import SECTIONS
+from experiments.report import document, figures, tables
+from experiments.report.__main__ import main
+from experiments.report.data import Book, mean_ratio, read, training_seconds
+from experiments.report.sections import SECTIONS
+from experiments.report.statistics import ACCURACY, Place
+from experiments.report.text import column, p_value, with_labels
 from experiments.scales import SCALES
-from experiments.statistics import ACCURACY, Place
 from tests import invented_results
 from tests.invented_results import invent, runs_of
 
@@ -52,7 +55,7 @@ def book(source: pathlib.Path) -> Book:
 def target(source: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with the report."""
     directory = tmp_path_factory.mktemp("report")
-    report.write(source, directory)
+    document.write(source, directory)
     return directory
 
 
@@ -87,7 +90,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
     invented_results.write(tmp_path, "figure-1")
     made = []
     for _ in range(2):
-        assert report.main(["--results", str(tmp_path)]) == 0
+        assert main(["--results", str(tmp_path)]) == 0
         made.append({path.name: path.read_bytes() for path in [tmp_path / "report.md", *tmp_path.glob("figures/*")]})
     assert made[0] == made[1] and sorted(made[0]) == ["figure-1-nano.svg", "figure-3-nano.svg", "report.md"]
 
@@ -122,14 +125,14 @@ def test_table_3_has_means_deviations_and_p_values(book: Book, text: str) -> Non
         theirs = finals(book, "loss", method=method, **shared)
         assert theirs.keys() == losses.keys()
         p = scipy.stats.ttest_rel([losses[seed] for seed in theirs], list(theirs.values())).pvalue
-        assert report_text.p_value(p) in table[name][column]
+        assert p_value(p) in table[name][column]
 
 
 def test_bold_goes_to_the_best_of_each_column(text: str) -> None:
     table = cells(section(text, "Table 3"))
-    for column in range(len(table["method"])):
-        means = {name: float(row[column].strip("*").split()[0]) for name, row in table.items() if "±" in row[column]}
-        bold = [name for name, row in table.items() if row[column].startswith("**")]
+    for index in range(len(table["method"])):
+        means = {name: float(row[index].strip("*").split()[0]) for name, row in table.items() if "±" in row[index]}
+        bold = [name for name, row in table.items() if row[index].startswith("**")]
         assert len(means) == 5 and bold == [min(means, key=lambda name: means[name])]
 
 
@@ -137,7 +140,7 @@ def test_the_higher_accuracy_is_bold_and_in_percent() -> None:
     rows = {name: Place({"method": name}, {seed: "" for seed in range(2)},
                         {seed: {"final": {"accuracy": accuracy + seed / 1000}} for seed in range(2)})
             for name, accuracy in (("Uniform", 0.91), ("AlphaDecay", 0.905))}  # fmt: skip
-    assert report_text.column(rows, ACCURACY)["Uniform"] == "**91.05 ± 0.07**"
+    assert column(rows, ACCURACY)["Uniform"] == "**91.05 ± 0.07**"
 
 
 def test_ties_with_the_best_have_a_dagger() -> None:
@@ -145,7 +148,7 @@ def test_ties_with_the_best_have_a_dagger() -> None:
     rows = {name: Place({"method": name}, {seed: "" for seed in range(4)},
                         {seed: {"final": {"loss": loss, "perplexity": loss}} for seed, loss in enumerate(values)})
             for name, values in losses.items()}  # fmt: skip
-    made = report_text.column(rows)
+    made = column(rows)
     assert made["best"].startswith("**") and made["tie"].endswith("†") and "†" not in made["far"]
 
 
@@ -168,7 +171,7 @@ def test_the_short_version_says_who_won(tmp_path: pathlib.Path, change: float, w
         noise = 0.001 * (config.seed - 2) * (1 if labels["method"] == "Uniform" else -1)
         loss = 3.0 + noise + (change if labels["method"] == "AlphaDecay" else 0.0)
         results.write(invent(config, loss), tmp_path / "nano")
-    said = report_tables.in_short(read(tmp_path))
+    said = tables.in_short(read(tmp_path))
     assert f"against Uniform, AlphaDecay is {word} in 1 of 1" in said
     assert f"| {RATE:g} | **{word}** ({change:+.3f} nats, p " in said
 
@@ -183,7 +186,7 @@ def test_a_broken_file_ends_the_command_with_an_error(
 ) -> None:
     (tmp_path / "nano").mkdir()
     (tmp_path / "nano" / "half.json").write_text('{"name"')
-    assert report.main(["--results", str(tmp_path)]) == 1
+    assert main(["--results", str(tmp_path)]) == 1
     assert "half.json" in capsys.readouterr().err
 
 
@@ -200,19 +203,19 @@ def test_training_seconds_give_each_speed_the_steps_before_it() -> None:
 
 def test_maps_show_the_losses_of_the_sweep(book: Book) -> None:
     places = book.placed["sweep-adamw", "nano"]
-    figure = report_figures.draw_sweep(places)
+    figure = figures.draw_sweep(places)
     titles = [axes.get_title() for axes in figure.axes]
     shown: Any = np.ma.asarray(figure.axes[titles.index("AWD")].collections[0].get_array())
     rates, rows = sorted(GRID.sweep), sorted(GRID.learning_rates, reverse=True)
-    place = report_text.with_labels(places, method="AWD", weight_decay=rates[2], learning_rate=rows[1])
-    nothing = report_text.with_labels(places, method="WD=0", weight_decay=0.0, learning_rate=rows[2])
+    place = with_labels(places, method="AWD", weight_decay=rates[2], learning_rate=rows[1])
+    nothing = with_labels(places, method="WD=0", weight_decay=0.0, learning_rate=rows[2])
     assert place and nothing
     assert shown[1, 2] == place.values("loss")[0]
     assert shown[2, 0] == nothing.values("loss")[0]
 
 
 def test_the_committed_report_is_what_its_results_give(tmp_path: pathlib.Path) -> None:
-    report.write(results.DIRECTORY, tmp_path)
+    document.write(results.DIRECTORY, tmp_path)
     for made in (tmp_path / "report.md", *sorted(tmp_path.glob("figures/*.svg"))):
         committed = results.DIRECTORY / made.relative_to(tmp_path)
         assert committed.read_bytes() == made.read_bytes(), f"{committed}: run python -m experiments.report"

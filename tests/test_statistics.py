@@ -7,7 +7,7 @@ import statistics as textbook
 import pytest
 
 from experiments import results
-from experiments.statistics import (
+from experiments.report.statistics import (
     ACCURACY,
     PERPLEXITY,
     Comparison,

@@ -4,9 +4,9 @@
 import json
 import pathlib
 
-from experiments.report_text import table
+from experiments.report.text import table
 
-BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results.json"
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks" / "results.json"
 _DECAYS = ("1e-5", "5e-6", "1e-6")
 _PERPLEXITIES = {
     "60m": {

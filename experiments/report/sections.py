@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import report_figures, report_tables
-from experiments.report_data import Book, last_refresh, mean_ratio, training_seconds
-from experiments.report_paper import refresh_seconds
-from experiments.report_text import LEGEND, number, outcome, settings, with_labels
-from experiments.statistics import ACCURACY, PERPLEXITY, Measure, Place, best_of, compare_places
+from experiments.report import figures, tables
+from experiments.report.data import Book, last_refresh, mean_ratio, training_seconds
+from experiments.report.published import refresh_seconds
+from experiments.report.statistics import ACCURACY, PERPLEXITY, Measure, Place, best_of, compare_places
+from experiments.report.text import LEGEND, number, outcome, settings, with_labels
 
 WORDS = {
     "linear": "linear",
@@ -73,8 +73,8 @@ class Section(NamedTuple):
 def _by_decay(suite: str, tuned: str = "", measure: Measure = PERPLEXITY) -> Callable[[Book, str], Part]:
     """Tables 2, 3 and 5."""
     return lambda book, scale: Part(
-        report_tables.methods_by_decay_in_a_line(book, suite, scale, tuned, measure),
-        report_tables.methods_by_decay(book, suite, scale, tuned, measure),
+        tables.methods_by_decay_in_a_line(book, suite, scale, tuned, measure),
+        tables.methods_by_decay(book, suite, scale, tuned, measure),
     )
 
 
@@ -84,11 +84,11 @@ def _by_seed(book: Book, scale: str) -> Part:
     compared = compare_places(ours, uniform, PERPLEXITY) if ours and uniform else None
     best = best_of(places, PERPLEXITY)
     line = f"Best mean: {best.labels['method'] if best else 'none'}. AlphaDecay against Uniform: {outcome(compared)}."
-    return Part(line, report_tables.methods_by_seed(places))
+    return Part(line, tables.methods_by_seed(places))
 
 
 def _equal_mean(book: Book, scale: str) -> Part:
-    return Part(report_tables.equal_mean_in_a_line(book, scale), report_tables.equal_mean(book, scale))
+    return Part(tables.equal_mean_in_a_line(book, scale), tables.equal_mean(book, scale))
 
 
 def _structure(draw: Callable[[Any, Any], Figure], suite: str) -> Callable[[Book, str], Part]:
@@ -127,7 +127,7 @@ def _decays(book: Book, scale: str) -> Part:
         if best := best_of((place for place in places if place.labels["method"] == method), PERPLEXITY):
             lowest.append(f"{method} {number(best)} at decay {best.labels['weight decay']:g}")
     line = f"Lowest perplexity: {', '.join(lowest)}."
-    return Part(line, _missing(places), functools.partial(report_figures.draw_decays, places))
+    return Part(line, _missing(places), functools.partial(figures.draw_decays, places))
 
 
 def _ablation(suite: str) -> Callable[[Book, str], Part]:
@@ -137,7 +137,7 @@ def _ablation(suite: str) -> Callable[[Book, str], Part]:
         places = book.placed[suite, scale]
         rows = {_words(place): place for place in places}
         chosen = _chosen(book, scale, places)
-        draw = functools.partial(report_figures.draw_settings, rows, chosen, _uniform(book, scale, places))
+        draw = functools.partial(figures.draw_settings, rows, chosen, _uniform(book, scale, places))
         return Part(_best_and_chosen(places, chosen), _missing(places), draw)
 
     return part
@@ -152,7 +152,7 @@ def _gaps(book: Book, scale: str) -> Part:
     ]
     best = _best_and_chosen(places, _chosen(book, scale, places))
     line = f"{best} Seconds in steps, fastest seed: {', '.join(fastest)}."
-    return Part(line, _missing(places), functools.partial(report_figures.draw_gaps, places))
+    return Part(line, _missing(places), functools.partial(figures.draw_gaps, places))
 
 
 def _sweep(suite: str) -> Callable[[Book, str], Part]:
@@ -166,14 +166,19 @@ def _sweep(suite: str) -> Callable[[Book, str], Part]:
                     (loss, f"{method} {loss:.3f} (lr {labels['learning rate']:g}, decay {labels['weight decay']:g})")
                 )
         line = f"Lowest validation loss of each method, one seed: {', '.join(text for _, text in sorted(best))}."
-        return Part(line, _missing(places), functools.partial(report_figures.draw_sweep, places))
+        return Part(line, _missing(places), functools.partial(figures.draw_sweep, places))
 
     return part
 
 
 def _steps(book: Book, scale: str) -> Part:
     line = "Validation perplexity of uniform decay; the best decay of each length is bold. One seed."
-    return Part(line, report_tables.sweep_steps(book.placed["sweep-steps", scale]))
+    return Part(line, tables.sweep_steps(book.placed["sweep-steps", scale]))
+
+
+def _vision_sweep(book: Book, scale: str) -> Part:
+    line = "Top-1 accuracy in percent of uniform decay with Adam; the best is bold. One seed."
+    return Part(line, tables.sweep_vision(book.placed["sweep-vision", scale]))
 
 
 def _words(place: Place) -> str:
@@ -242,9 +247,9 @@ SECTIONS = (
     Section("Table 5: vision", f"Top-1 accuracy in percent. {LEGEND} {P_LEGEND}", "table-5",
             _by_decay("table-5", measure=ACCURACY)),
     Section("Figure 1: alpha and decay by type of module", "One mark a module, a bar at the mean of each type; last "
-            "refresh of one run each.", "figure-1", _structure(report_figures.draw_types, "figure-1")),
+            "refresh of one run each.", "figure-1", _structure(figures.draw_types, "figure-1")),
     Section("Figure 3: alpha and decay by layer", "Bright is high; last refresh of one run each.", "figure-3",
-            _structure(report_figures.draw_layers, "figure-3")),
+            _structure(figures.draw_layers, "figure-3")),
     Section("Figure 4: perplexity and alpha against the decay rate", "Error bars: standard deviation over seeds. "
             "Alphas are those of the last refresh.", "figure-4", _decays),
     Section("Figure 5: assignment functions", f"How scores become decay rates. {ABLATION}", "figure-5",
@@ -260,5 +265,7 @@ SECTIONS = (
             "figure-9", _ablation("figure-9")),
     Section("Sweep: learning rate and decay, Adam", SWEEP, "sweep-adam", _sweep("sweep-adam")),
     Section("Sweep: learning rate and decay, AdamW", SWEEP, "sweep-adamw", _sweep("sweep-adamw")),
+    Section("Sweep: decay of the Vision Transformer", "The network and the steps of table 5.", "sweep-vision",
+            _vision_sweep),
     Section("Sweep: length of the run", "The same tokens in fewer and in more steps.", "sweep-steps", _steps),
 )  # fmt: skip

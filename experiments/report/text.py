@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.statistics import (
+from experiments.report.statistics import (
     PERPLEXITY,
     SIGNIFICANCE,
     Comparison,

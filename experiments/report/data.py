@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import results
-from experiments.paper import SUITES
+from experiments.paper import SUITES, runs_of
+from experiments.report.statistics import Place, places
 from experiments.scales import SCALES, base_config
-from experiments.statistics import Place, places
 
 REPORTED = tuple(scale for scale in SCALES if scale != "tiny")
 """The scales of the report: all but the one to try suites out with."""
@@ -79,12 +79,11 @@ class Book:
 def read(directory: pathlib.Path) -> Book:
     """Reads `DIRECTORY/SCALE/*.json` of every scale; a scale without a folder has no results."""
     found = {scale: results.read_all(directory / scale) for scale in REPORTED}
-    bases = {scale: base_config(SCALES[scale]) for scale in REPORTED}
     placed = {
-        (name, scale): places(suite.runs(bases[scale], SCALES[scale], found[scale]), found[scale])
-        for (name, suite), scale in itertools.product(SUITES.items(), REPORTED)
+        (suite, scale): places(runs_of(suite, SCALES[scale], found[scale]), found[scale])
+        for suite, scale in itertools.product(SUITES, REPORTED)
     }
-    return Book(found, placed, {scale: results.name_of(base) for scale, base in bases.items()})
+    return Book(found, placed, {scale: results.name_of(base_config(SCALES[scale])) for scale in REPORTED})
 
 
 def last_refresh(result: dict[str, Any]) -> list[Reading]:

@@ -1,46 +1,20 @@
-"""Turns the results of runs into one Markdown report with tables and figures: `python -m experiments.report`."""
+"""Assembles the report: its head, its sections, and what was made and what was not."""
 # SPDX-License-Identifier: Apache-2.0
 
-import argparse
 import pathlib
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from experiments import report_paper, report_tables, results
+from experiments import results
 from experiments.config import PRESETS
 from experiments.paper import SUITES
-from experiments.report_data import REPORTED, Book, read
-from experiments.report_figures import save
-from experiments.report_sections import SECTIONS, Section
-from experiments.report_text import NOT_MADE, command, regime, table
+from experiments.report import published, tables
+from experiments.report.data import REPORTED, Book, read
+from experiments.report.figures import save
+from experiments.report.sections import SECTIONS, Section
+from experiments.report.statistics import SIGNIFICANCE
+from experiments.report.text import NOT_MADE, command, regime, table
 from experiments.scales import SCALES
-from experiments.statistics import SIGNIFICANCE
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Writes the report.
-
-    Args:
-        args: The command line; None takes the process's.
-
-    Returns:
-        The exit code: 0, or 1 if the results cannot be read.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.report",
-        description="Turns results (DIR/SCALE/*.json, written by python -m experiments.suites) into DIR/report.md and "
-        "DIR/figures/*.svg. DIR/notes.md, if there is one, becomes a section. The same results give the same bytes.",
-    )
-    parser.add_argument("--results", type=pathlib.Path, default=results.DIRECTORY, metavar="DIR",
-                        help="folder of the results (default: experiments/results)")  # fmt: skip
-    directory: pathlib.Path = parser.parse_args(args).results
-    try:
-        print(write(directory, directory))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
@@ -58,11 +32,11 @@ def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
         old.unlink()
     parts = [
         f"# Results\n\n{_head(book)}",
-        f"## In short\n\n{_IN_SHORT}\n\n{report_tables.in_short(book)}",
+        f"## In short\n\n{_IN_SHORT}\n\n{tables.in_short(book)}",
         *([f"## What to make of it\n\n{notes.read_text()}"] if notes.exists() else []),
         "## Tables and figures",
         *(_section(section, book, target / "figures") for section in SECTIONS),
-        f"## What was made\n\n{_status(book)}\n{report_paper.perplexities()}",
+        f"## What was made\n\n{_status(book)}\n{published.perplexities()}",
     ]
     report = target / "report.md"
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +148,3 @@ def _versions(found: Sequence[dict[str, object]]) -> str:
         f"{package} {versions[0] if len(set(versions)) == 1 else _counted(versions)}"
         for package, versions in seen.items()
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,8 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from experiments.paper import METHODS
-from experiments.report_data import REPORTED, Book, mean_ratio
-from experiments.report_text import (
+from experiments.report.data import REPORTED, Book, mean_ratio
+from experiments.report.statistics import (
+    ACCURACY,
+    PERPLEXITY,
+    Comparison,
+    Measure,
+    Place,
+    best_of,
+    compare_places,
+    verdict,
+)
+from experiments.report.text import (
     COUPLINGS,
     NOT_MADE,
     column,
@@ -19,7 +29,6 @@ from experiments.report_text import (
     with_labels,
 )
 from experiments.scales import SCALES
-from experiments.statistics import PERPLEXITY, Comparison, Measure, Place, best_of, compare_places, verdict
 
 OURS = "AlphaDecay"
 TABLES = {"adam": ("table-2", "tuned-adam", "sweep-adam"), "adamw": ("table-3", "tuned-adamw", "sweep-adamw")}
@@ -172,6 +181,12 @@ def sweep_steps(places: Sequence[Place]) -> str:
                 for cell, place in zip(cells, row.values(), strict=True)]  # fmt: skip
         rows.append([f"{length:g}", *bold])
     return table(("steps", *(f"decay {rate:g}" for rate in rates)), rows)
+
+
+def sweep_vision(places: Sequence[Place]) -> str:
+    """Accuracy by decay, in one row."""
+    cells = column({f"decay {place.labels['weight decay']:g}": place for place in places}, ACCURACY)
+    return table(("", *cells), [["accuracy", *cells.values()]])
 
 
 def methods_by_decay_in_a_line(book: Book, suite: str, scale: str, tuned: str, measure: Measure) -> str:
