@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+import optax_alphadecay
 from experiments.metrics_log import read_metrics, series
 
 DIRECTORY = pathlib.Path(__file__).parent / "results"
 """Where the results of this repository are."""
 MOST_REFRESHES = 200
 """A run with more refreshes keeps an even share of them, its first and its last."""
-_PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "optax-alphadecay", "orbax-checkpoint")
+_PACKAGES = ("flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 _PLACES = {
     "": ("workdir", "wandb", "log_every", "checkpoint_every", "mesh", "accumulate"),
     "data": ("dir", "tokenizer"),
@@ -62,13 +63,8 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages whose code a run executes."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    packages = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), "optax-alphadecay": optax_alphadecay.__version__, **packages}
 
 
 def describe(config: Any, **facts: Any) -> dict[str, Any]:
