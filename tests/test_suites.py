@@ -77,7 +77,7 @@ def test_every_suite_runs(name: str, tiny: Tiny, capfd: pytest.CaptureFixture[st
     assert code == 0, output
     assert not any(map(results.failed, found.values())), output
     made = set(found) - before
-    assert len(made) == ("0 left" not in output)
+    assert len(made) == ("In all 0 runs left" not in output)
     for run in made:
         shown, counted = ("accuracy", "examples") if SUITES[name].vision else ("perplexity", "tokens")
         assert found[run]["final"].keys() == {"loss", shown, counted}

@@ -144,7 +144,7 @@ def draw_gaps(places: Sequence[Place]) -> Figure:
             _points(left, [(index, summary)], 0, None)
         if times:
             _points(right, [(index, Summary(1, min(times.values()), None))], 2, None)
-    for panel, label in ((left, "validation perplexity"), (right, "seconds in training steps, fastest seed")):
+    for panel, label in ((left, "validation perplexity"), (right, "seconds in steps, fastest seed")):
         _name_columns(panel, [f"{place.labels['refresh every']:g}" for place in places])
         panel.set(xlabel="steps between refreshes", ylabel=label)
     right.set_ylim(0, 1.15 * right.dataLim.ymax)
