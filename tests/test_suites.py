@@ -185,7 +185,7 @@ def test_estimates_are_of_the_textbook_and_learn_from_what_was_made() -> None:
     assumed = Estimate(scale, [config], {})
     assert assumed.seconds(config) == pytest.approx(flops_of(config) / scale.flops_per_second)
     found = {results.name_of(config): {"seconds": 3600.0}}
-    longer = dataclasses.replace(config, steps=20_000, eval_every=2_000)
+    longer = dataclasses.replace(config, steps=20_000)
     learned = Estimate(scale, [config, longer], found)
     assert learned.seconds(config) == pytest.approx(3600)
     assert learned.seconds(longer) == pytest.approx(7200, rel=1e-6)
