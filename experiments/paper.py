@@ -164,20 +164,24 @@ def _tuned(coupling: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterat
     return runs
 
 
-def _equal_mean(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Callable[..., Iterator[Run]]:
     """Uniform decay, and the same mean decay shared out by alpha: as the paper does, and the other way round."""
     variants: dict[str, dict[str, Any]] = {
         "Uniform": {"method": "uniform"},
         "AlphaDecay, mean 1": {"unit_mean": True},
         "AlphaDecay reversed, mean 1": {"unit_mean": True, "reverse": True},
     }
-    for seed, decay in itertools.product(range(scale.seeds), scale.grid(scale.main).decays):
-        for name, settings in variants.items():
+
+    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+        decays = scale.grid(scale.main).decays[:columns]
+        for seed, decay, (name, settings) in itertools.product(range(repeats * scale.seeds), decays, variants.items()):
             config = with_optimizer(
                 dataclasses.replace(base, seed=seed),
                 **{"weight_decay": decay.rate, "scale_range": decay.scale_range, **settings},
             )
             yield Run({"method": name, "weight decay": decay.rate}, config)
+
+    return runs
 
 
 SUITES: dict[str, Suite] = {
@@ -216,7 +220,10 @@ SUITES: dict[str, Suite] = {
              for lo, hi in ((2 / 3, 1.5), (2 / 3, 3.0), (2 / 3, 5.0), (1.0, 3.0), (1 / 3, 3.0), (1 / 3, 5.0))},
         ),
     ),
-    "equal-mean": Suite("AlphaDecay and its reverse at Uniform's mean decay.", _equal_mean),
+    "equal-mean": Suite("AlphaDecay and its reverse at Uniform's mean decay.", _equal_mean()),
+    "equal-mean-seeds": Suite(
+        "The same at the first decay, with four times the seeds.", _equal_mean(repeats=4, columns=1)
+    ),
     "sweep-adam": Suite("Adam: every method over learning rates and decays, one seed.", _sweep("adam")),
     "sweep-adamw": Suite("AdamW: every method over learning rates and decays, one seed.", _sweep("adamw")),
     "sweep-steps": Suite("Uniform decay in shorter and longer runs.", _steps),

@@ -46,6 +46,9 @@ def test_a_t_test_pairs_runs_by_seed() -> None:
     t = 2 * math.sqrt(3)
     assert (comparison.n, comparison.difference) == (3, 2.0)
     assert comparison.p == pytest.approx(1 - t / math.sqrt(2 + t**2))
+    # Its 97.5 % quantile is 4.302653 (any table of t); the standard error of the mean difference is 1 / sqrt(3).
+    half = 4.302653 / math.sqrt(3)
+    assert comparison.interval == pytest.approx((2 - half, 2 + half), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,12 @@ def _by_seed(book: Book, scale: str) -> Part:
 
 
 def _equal_mean(book: Book, scale: str) -> Part:
-    return Part(tables.equal_mean_in_a_line(book, scale), tables.equal_mean(book, scale))
+    return Part(tables.equal_mean_in_a_line(book, "equal-mean", scale), tables.equal_mean(book, "equal-mean", scale))
+
+
+def _equal_mean_over_seeds(book: Book, scale: str) -> Part:
+    line = tables.equal_mean_in_a_line(book, "equal-mean-seeds", scale)
+    return Part(line, tables.equal_mean_over_seeds(book, scale))
 
 
 def _structure(draw: Callable[[Any, Any], Figure], suite: str) -> Callable[[Book, str], Part]:
@@ -244,6 +249,8 @@ SECTIONS = (
         "p is against Uniform.",
         "equal-mean", _equal_mean,
     ),
+    Section("Equal mean decay, with more seeds", f"The same at one decay, to see smaller differences. {LEGEND} p is "
+            "against Uniform.", "equal-mean-seeds", _equal_mean_over_seeds),
     Section("Table 5: vision", f"Top-1 accuracy in percent. {LEGEND} {P_LEGEND}", "table-5",
             _by_decay("table-5", measure=ACCURACY)),
     Section("Figure 1: alpha and decay by type of module", "One mark a module, a bar at the mean of each type; last "

@@ -50,6 +50,8 @@ class Comparison(NamedTuple):
     """Mean over those seeds of the first minus the second."""
     p: float | None
     """Of the two-sided paired t-test; None for one pair, and if all pairs differ by the same."""
+    interval: tuple[float, float] | None = None
+    """95 % confidence interval of the difference, by the same test."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +125,13 @@ def compare(ours: Mapping[int, float], others: Mapping[int, float]) -> Compariso
         return None
     first, second = (np.array([values[seed] for seed in seeds], dtype=np.float64) for values in (ours, others))
     differences = first - second
-    testable = len(seeds) > 1 and np.ptp(differences) > 0
-    p = float(scipy.stats.ttest_rel(first, second).pvalue) if testable else None
-    return Comparison(len(seeds), float(differences.mean()), p)
+    if len(seeds) == 1 or np.ptp(differences) == 0:
+        return Comparison(len(seeds), float(differences.mean()), None)
+    test = scipy.stats.ttest_rel(first, second)
+    interval = test.confidence_interval(1 - SIGNIFICANCE)
+    return Comparison(
+        len(seeds), float(differences.mean()), float(test.pvalue), (float(interval.low), float(interval.high))
+    )
 
 
 def compare_places(ours: Place, others: Place, measure: Measure) -> Comparison | None:

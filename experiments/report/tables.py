@@ -91,8 +91,10 @@ def in_short(book: Book) -> str:
         )
     for scale in book.scales("equal-mean"):
         against = [f"against {name}, AlphaDecay is {_tally(found.values())}"
-                   for name, found in _at_equal_mean(book, scale).items()]  # fmt: skip
+                   for name, found in _at_equal_mean(book, "equal-mean", scale).items()]  # fmt: skip
         lines.append(f"- {regime(scale)}, at equal mean decay: {'; '.join(against)}.")
+    for scale in book.scales("equal-mean-seeds"):
+        lines.append(f"- {regime(scale)}, with more seeds: {equal_mean_in_a_line(book, 'equal-mean-seeds', scale)}")
     rows = [
         [regime(each.scale), COUPLINGS[each.coupling], each.setting, outcome(each.against_uniform()),
          f"{each.best_rival()}: {outcome(each.against_best())}"]
@@ -147,9 +149,9 @@ def methods_by_seed(places: Sequence[Place]) -> str:
     )
 
 
-def equal_mean(book: Book, scale: str) -> str:
+def equal_mean(book: Book, suite: str, scale: str) -> str:
     """Uniform, AlphaDecay and its reverse at the same mean decay, and how much more the plain AlphaDecay decays."""
-    places = book.placed["equal-mean", scale]
+    places = book.placed[suite, scale]
     rates = settings(places, "weight decay")
     columns = [column(_methods(places, rate), against="Uniform") for rate in rates]
     rows = [[name, *(cells[name] for cells in columns)] for name in columns[0]]
@@ -160,12 +162,18 @@ def equal_mean(book: Book, scale: str) -> str:
     return table(("method", *(f"decay {rate:g}" for rate in rates)), rows)
 
 
-def equal_mean_in_a_line(book: Book, scale: str) -> str:
+def equal_mean_over_seeds(book: Book, scale: str) -> str:
+    """Uniform, AlphaDecay and its reverse at the same mean decay, with many seeds at one decay."""
+    cells = column(_methods(book.placed["equal-mean-seeds", scale]), against="Uniform")
+    return table(("method", "perplexity"), cells.items())
+
+
+def equal_mean_in_a_line(book: Book, suite: str, scale: str) -> str:
     """AlphaDecay with mean 1 against Uniform and against its reverse, at each decay."""
     return " ".join(
         f"AlphaDecay with mean 1 against {rival}: "
         f"{'; '.join(f'{outcome(comparison)} at decay {rate:g}' for rate, comparison in found.items())}."
-        for rival, found in _at_equal_mean(book, scale).items()
+        for rival, found in _at_equal_mean(book, suite, scale).items()
     )
 
 
@@ -244,9 +252,9 @@ def _tally(comparisons: Iterable[Comparison | None], measure: Measure = PERPLEXI
     return f"{', '.join(f'{name} {count}' for name, count in parts if count)} of {words.total()}"
 
 
-def _at_equal_mean(book: Book, scale: str) -> dict[str, dict[str | float, Comparison | None]]:
+def _at_equal_mean(book: Book, suite: str, scale: str) -> dict[str, dict[str | float, Comparison | None]]:
     """AlphaDecay with mean 1 against Uniform and against its reverse, by decay."""
-    places = book.placed["equal-mean", scale]
+    places = book.placed[suite, scale]
     by_rate = {rate: _methods(places, rate) for rate in settings(places, "weight decay")}
     return {
         words: {rate: compare_places(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)

@@ -91,8 +91,11 @@ def outcome(comparison: Comparison | None, measure: Measure = PERPLEXITY) -> str
     """A comparison in words, such as `**worse** (+0.012 nats, p = 0.008, n = 5)`."""
     if comparison is None:
         return NOT_MADE
-    n, difference, p = comparison
-    facts = [f"{round(difference, 3) + 0.0:+.3f} {measure.unit}", *([] if p is None else [p_value(p)]), f"n = {n}"]
+    n, difference, p, interval = comparison
+    facts = [f"{round(difference, 3) + 0.0:+.3f} {measure.unit}"]
+    facts += [] if p is None else [p_value(p)]
+    facts += [] if interval is None else ["95 % interval {:+.3f} to {:+.3f}".format(*interval)]
+    facts += [f"n = {n}"]
     return f"**{verdict(comparison, measure)}** ({', '.join(facts)})"
 
 
