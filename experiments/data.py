@@ -79,8 +79,9 @@ def repeated_sequences(config: DataConfig, *, seed: int, stream: int) -> grain.M
     sequences = pack_first(documents, config.unique_tokens // config.sequence_length, config.sequence_length)
     if len(sequences) < max(config.streams, config.unique_tokens // config.sequence_length):
         raise ValueError(
-            f"data.unique_tokens={config.unique_tokens} in sequences of {config.sequence_length} asks for at least one "
-            f"for each of data.streams={config.streams}, and the train split for {sequences.size} tokens at most"
+            f"data.unique_tokens={config.unique_tokens} must make a sequence of {config.sequence_length} tokens for "
+            f"each of data.streams={config.streams}, and the train split gives {sequences.size} tokens: pass a number "
+            f"from {config.streams * config.sequence_length} up to what the split has"
         )
     return grain.MapDataset.source(sequences).shuffle(seed)[stream :: config.streams].repeat()
 

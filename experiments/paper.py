@@ -123,11 +123,11 @@ def _sweep(coupling: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterat
 
 
 def _steps(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
-    """Uniform decay in runs of other lengths, over the same tokens."""
+    """Uniform decay in runs of other lengths."""
     grid = scale.grid(scale.main)
     for factor, rate in itertools.product((0.5, 1, 2), (0.0, *sorted(decay.rate for decay in grid.decays))):
         steps = round(base.steps * factor)
-        config = dataclasses.replace(base, steps=steps, eval_every=steps // 2, checkpoint_every=steps)
+        config = dataclasses.replace(base, steps=steps, eval_every=round(base.eval_every * factor))
         method = "uniform" if rate else "none"
         yield Run({"steps": steps, "weight decay": rate}, with_optimizer(config, method=method, weight_decay=rate))
 

@@ -55,7 +55,15 @@ def commit() -> str:
         return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "experiments", "optax_alphadecay")
+        changed = git(
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            "experiments",
+            "optax_alphadecay",
+            ":!experiments/results",
+        )
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -36,6 +36,10 @@ class Places:
     scratch: pathlib.Path
     """One folder a run: checkpoints, metrics and `log.txt`."""
 
+    def result(self, config: RunConfig) -> pathlib.Path:
+        """The file of a run's result."""
+        return self.results / f"{results.name_of(config)}.json"
+
     def workdir(self, config: RunConfig) -> pathlib.Path:
         """The folder of a run."""
         return self.scratch / results.name_of(config)
@@ -60,12 +64,14 @@ def make_runs(
     context = multiprocessing.get_context("forkserver")
     # Imports take seconds: the server has them, and every run is forked from it.
     context.set_forkserver_preload(["experiments.runner"])
+    commit = results.commit()  # of the code that the server has loaded, whatever is committed meanwhile
     free, waiting, running = list(range(jobs)), list(configs), dict[ForkServerProcess, tuple[int, RunConfig]]()
     with _Stop() as stop:
         while running or (waiting and not stop):
             while free and waiting and not stop:
                 slot, config = free.pop(0), waiting.pop(0)
-                process = context.Process(target=_make_run, args=(config, places, _cores(slot, jobs), results.commit()))
+                places.result(config).unlink(missing_ok=True)
+                process = context.Process(target=_make_run, args=(config, places, _cores(slot, jobs), commit))
                 process.start()
                 running[process] = slot, config
             for process in running if stop else ():
@@ -83,7 +89,7 @@ def make_runs(
 
 def _result(config: RunConfig, places: Places, exit_code: int | None) -> dict[str, Any] | None:
     """What a process that ended has left: its result, the record of its death, or nothing if it was told to stop."""
-    path = places.results / f"{results.name_of(config)}.json"
+    path = places.result(config)
     if path.exists():
         return dict(json.loads(path.read_text()))
     if exit_code is None:

@@ -44,9 +44,9 @@ class Scale:
     main: str
     """Coupling of the ablations: `adam`, as in the paper, or `adamw`."""
     seeds: int
-    """Repeats in table 4 and, at the small scales, in tables 2 and 3."""
+    """Repeats in table 4, and of what is tuned or at equal mean decay."""
     table_seeds: int
-    """Repeats in tables 2 and 3."""
+    """Repeats in tables 2, 3 and 5."""
     ablation_seeds: int
     vision: str
     """The preset of the Vision Transformer."""

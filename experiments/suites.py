@@ -8,7 +8,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich.console
 
@@ -21,6 +21,18 @@ from experiments.scales import SCALES, Scale
 from experiments.vision_config import VisionConfig
 
 _SHOWN = ("perplexity", "accuracy")
+
+
+class _Plan(NamedTuple):
+    """What suites ask for, and what of it is left."""
+
+    suites: dict[str, dict[str, RunConfig]]
+    """Name of the suite, name of the run."""
+    left: dict[str, RunConfig]
+    """Runs to make, in their order."""
+    found: dict[str, dict[str, Any]]
+    """Results so far."""
+    estimate: Estimate
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -38,31 +50,43 @@ def main(args: Sequence[str] | None = None) -> int:
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
     scale = SCALES[asked.scale]
     places = runner.Places(asked.results / asked.scale, asked.workdir / asked.scale)
-    names = list(SUITES) if "all" in asked.names else asked.names
     try:
-        found = results.read_all(places.results)
-        configs = {name: _distinct(runs_of(name, scale, found, options), asked.seeds) for name in names}
+        plan = _plan(asked, options, places)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    every = {name: config for part in configs.values() for name, config in part.items()}
-    left = {name: config for name, config in every.items() if _is_left(found.get(name), retry=asked.retry_failed)}
-    left = dict(itertools.islice(left.items(), asked.limit))
-    estimate = Estimate(scale, every.values(), found)
+    now = dict(itertools.islice(plan.left.items(), asked.limit))
     if asked.commands:
-        for config in left.values():
+        for config in now.values():
             print(command_of(config, places, scale))
         return 0
-    for suite, part in configs.items():
-        waiting = [config for name, config in part.items() if name in left]
-        hours = duration(sum(map(estimate.seconds, waiting)))
-        failures = sum(results.failed(found.get(name, {})) for name in part)
+    _show(plan, console)
+    if asked.plan or not now:
+        return 0
+    code = _make(now, places, asked.jobs, plan.estimate, console)
+    # Suites of the best of a sweep know their runs once the sweep is made.
+    return main(args) if code == 0 and not asked.limit and _plan(asked, options, places).left else code
+
+
+def _plan(asked: argparse.Namespace, options: Sequence[str], places: runner.Places) -> _Plan:
+    """Compares what the suites ask for with what was made."""
+    scale, found = SCALES[asked.scale], results.read_all(places.results)
+    names = list(SUITES) if "all" in asked.names else asked.names
+    suites = {name: _distinct(runs_of(name, scale, found, options), asked.seeds) for name in names}
+    every = {name: config for part in suites.values() for name, config in part.items()}
+    left = {name: config for name, config in every.items() if _is_left(found.get(name), retry=asked.retry_failed)}
+    return _Plan(suites, left, found, Estimate(scale, every.values(), found))
+
+
+def _show(plan: _Plan, console: rich.console.Console) -> None:
+    """Shows what is left of each suite, and how long it takes."""
+    for suite, part in plan.suites.items():
+        waiting = [config for name, config in part.items() if name in plan.left]
+        hours = duration(sum(map(plan.estimate.seconds, waiting)))
+        failures = sum(results.failed(plan.found.get(name, {})) for name in part)
         told = f", {failures} failed before" if failures else ""
         console.print(f"{suite:<12} {len(part)} runs, {len(waiting)} left{told}, {hours} of one process")
-    console.print(f"In all {len(left)} runs left; times by {estimate.basis}.")
-    if asked.plan or not left:
-        return 0
-    return _make(left, places, asked.jobs, estimate, console)
+    console.print(f"In all {len(plan.left)} runs left; times by {plan.estimate.basis}.")
 
 
 def _make(
@@ -91,7 +115,7 @@ def _make(
 
 def _outcome(result: dict[str, Any]) -> str:
     final = ", ".join(f"{name} {value:.4g}" for name, value in result["final"].items() if name in _SHOWN)
-    return f"{final} in {duration(result['seconds'])}"
+    return f"{final} in {duration(result['seconds'])}" if "seconds" in result else f"{final}, made elsewhere"
 
 
 def _distinct(runs: Iterable[Run], seeds: int | None) -> dict[str, RunConfig]:
@@ -135,6 +159,14 @@ def _options(config: Any, plain: Any, prefix: str) -> Iterator[str]:
             yield from map(str, value if isinstance(value, tuple) else (value,))
 
 
+def _positive(word: str) -> int:
+    """A whole number of at least 1; argparse words the error."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{word} must be at least 1")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, SUITES))
     parser = argparse.ArgumentParser(
@@ -148,9 +180,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="+", metavar="NAME", choices=[*SUITES, "all"], help="suites, or `all`")
     parser.add_argument("--scale", choices=SCALES, default="nano", help="the model and its protocol (default: nano)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each on its share of the CPU's cores")
-    parser.add_argument("--seeds", type=int, help="make only the runs of the first so many seeds")
-    parser.add_argument("--limit", type=int, help="make at most so many runs")
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, help="runs side by side, each on its share of the CPU's cores"
+    )
+    parser.add_argument("--seeds", type=_positive, help="make only the runs of the first so many seeds")
+    parser.add_argument("--limit", type=_positive, help="make at most so many runs")
     parser.add_argument("--plan", action="store_true", help="show what is left and how long it will take, and end")
     parser.add_argument("--commands", action="store_true", help="print the command of each run left, and end")
     parser.add_argument("--retry-failed", action="store_true", help="make failed runs again")

@@ -331,5 +331,5 @@ def test_unique_tokens_depend_on_the_seed_in_order_alone_and_go_on_where_they_we
 @pytest.mark.parametrize(("tokens", "streams"), [(10**9, 1), (33, 2)])
 def test_too_many_or_too_few_unique_tokens_are_refused(config: DataConfig, tokens: int, streams: int) -> None:
     config = dataclasses.replace(config, unique_tokens=tokens, streams=streams)
-    with pytest.raises(ValueError, match=f"unique_tokens={tokens} in sequences of 32"):
+    with pytest.raises(ValueError, match=f"unique_tokens={tokens} must make a sequence of 32"):
         data.train_iterator(config, batch_size=8, seed=0)

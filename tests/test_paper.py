@@ -69,6 +69,7 @@ def test_two_steps_of_the_papers_models_with_one_block(size: str) -> None:
         full,
         model=dataclasses.replace(full.model, num_layers=1, vocab_size=256),
         data=dataclasses.replace(full.data, sequence_length=8),
+        optimizer=dataclasses.replace(full.optimizer, warmup_fraction=0.0),  # else the first step has rate 0
         batch_size=2,
     )
     mesh = partitioning.make_mesh(config)
@@ -82,8 +83,9 @@ def test_two_steps_of_the_papers_models_with_one_block(size: str) -> None:
         state, metrics = step(state, partitioning.to_devices(tokens, mesh, accumulate=1))
         losses.append(float(metrics["train/loss"]))
     decay = state.opt_state[1]
-    # The first update has rate 0. Logits of fresh weights have variance 0.02^2 D, half of which adds to ln(256).
-    assert losses == pytest.approx([np.log(256) + 0.02**2 * config.model.hidden_size / 2] * 2, rel=0.08)
+    # Logits of fresh weights have variance 0.02^2 D, half of which adds to ln(256).
+    assert losses[0] == pytest.approx(np.log(256) + 0.02**2 * config.model.hidden_size / 2, rel=0.08)
+    assert losses[1] < losses[0] - 0.1
     assert (int(decay.count), decay.scores.shape, int(decay.rejected)) == (2, (7,), 0)
     assert float(decay.ratios.min()) == pytest.approx(2 / 3)
     assert float(decay.ratios.max()) == pytest.approx(3)

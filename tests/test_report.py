@@ -165,7 +165,7 @@ def test_failed_and_missing_runs_are_shown(text: str) -> None:
     assert f"| `figure-5` | {4 * SEEDS}/{4 * SEEDS} ({lost} failed) | 0/{4 * SEEDS} |" in text
 
 
-@pytest.mark.parametrize(("change", "word"), [(-0.5, "better"), (0.5, "worse"), (0.0, "no different")])
+@pytest.mark.parametrize(("change", "word"), [(-0.5, "better"), (0.5, "worse"), (0.0, "not told apart")])
 def test_the_short_version_says_who_won(tmp_path: pathlib.Path, change: float, word: str) -> None:
     for labels, config in runs_of("table-4", "nano"):
         noise = 0.001 * (config.seed - 2) * (1 if labels["method"] == "Uniform" else -1)

@@ -73,7 +73,7 @@ def test_what_cannot_be_tested_has_no_p(
         (0.1, 0.01, PERPLEXITY, "worse"),
         (0.1, 0.01, ACCURACY, "better"),
         (-0.1, 0.01, ACCURACY, "worse"),
-        (-0.1, 0.05, PERPLEXITY, "no different"),
+        (-0.1, 0.05, PERPLEXITY, "not told apart"),
         (-0.1, None, PERPLEXITY, "not tested"),
         (0.0, None, PERPLEXITY, "the same"),
     ],

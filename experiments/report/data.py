@@ -98,11 +98,13 @@ def last_refresh(result: dict[str, Any]) -> list[Reading]:
     return readings
 
 
-def mean_ratio(result: dict[str, Any]) -> float:
-    """A run's weight decay over its base rate: the mean over its modules and all its steps."""
-    refreshes = result["refreshes"]
+def mean_ratio(result: dict[str, Any], *, of_weights: bool = False) -> float:
+    """A run's weight decay over its base rate: the mean over all its steps, and over its modules or their weights."""
+    refreshes, model = result["refreshes"], result["config"]["model"]
     in_force = np.diff([*refreshes["steps"], result["config"]["steps"] + 1])
-    return float(np.average(np.mean(refreshes["ratios"], axis=1), weights=in_force))
+    width = {"mlp": model["intermediate_size"]}  # the other side of every matrix is the model's width
+    sizes = [width.get(name.split("/")[1], model["hidden_size"]) if of_weights else 1 for name in refreshes["modules"]]
+    return float(np.average(np.average(refreshes["ratios"], axis=1, weights=sizes), weights=in_force))
 
 
 def training_seconds(result: dict[str, Any]) -> float:

@@ -32,11 +32,11 @@ WORDS = {
 """Settings of the ablations; others are shown as they are."""
 P_LEGEND = (
     "p: AlphaDecay and the method, t-test paired by seed. Best tuned: each method with the learning rate and decay of "
-    "its lowest loss in the sweep, whose one seed is the first of these."
+    "its lowest loss in the sweep, whose one seed is the first of these: a little too good for all of them."
 )
 ABLATION = (
-    "AlphaDecay with other settings at the base decay. Grey dots are single seeds; the dashed line is Uniform decay "
-    "with the same seeds."
+    "AlphaDecay with other settings at the base decay. In brackets: the mean decay of its modules over the base rate, "
+    "which differs between settings. Grey dots are single seeds; the dashed line is Uniform decay with the same seeds."
 )
 SWEEP = (
     "Validation loss of one seed; framed: the lowest with a decay, which the column best tuned repeats over seeds. "
@@ -88,7 +88,8 @@ def _by_seed(book: Book, scale: str) -> Part:
 
 
 def _equal_mean(book: Book, scale: str) -> Part:
-    return Part(tables.equal_mean_in_a_line(book, "equal-mean", scale), tables.equal_mean(book, "equal-mean", scale))
+    line = f"{tables.equal_mean_in_a_line(book, 'equal-mean', scale)} {tables.mean_of_weights(book, scale)}"
+    return Part(line, tables.equal_mean(book, "equal-mean", scale))
 
 
 def _equal_mean_over_seeds(book: Book, scale: str) -> Part:
@@ -140,7 +141,7 @@ def _ablation(suite: str) -> Callable[[Book, str], Part]:
 
     def part(book: Book, scale: str) -> Part:
         places = book.placed[suite, scale]
-        rows = {_words(place): place for place in places}
+        rows = {f"{_words(place)}{_times(place)}": place for place in places}
         chosen = _chosen(book, scale, places)
         draw = functools.partial(figures.draw_settings, rows, chosen, _uniform(book, scale, places))
         return Part(_best_and_chosen(places, chosen), _missing(places), draw)
@@ -190,6 +191,12 @@ def _words(place: Place) -> str:
     """The one label of an ablation's place, in words."""
     ((label, value),) = place.labels.items()
     return WORDS.get(value, value) if isinstance(value, str) else f"{label} {value:g}"
+
+
+def _times(place: Place) -> str:
+    """The mean decay of a place's first run over the base rate, in brackets; nothing without a run."""
+    first = next(iter(place.finished.values()), None)
+    return f" (x {mean_ratio(first):.2f})" if first else ""
 
 
 def _chosen(book: Book, scale: str, places: Sequence[Place]) -> Place | None:
@@ -265,8 +272,10 @@ SECTIONS = (
             _ablation("figure-6")),
     Section("Figure 7: power-law fits", f"How alpha is read off a spectrum. {ABLATION}", "figure-7",
             _ablation("figure-7"), after=refresh_seconds),
-    Section("Figure 8: steps between refreshes", "Grey dots are single seeds. Times are of the training steps, without "
-            "compiling and validating; of the seeds the fastest, which other work on the machine has slowed least.",
+    Section("Figure 8: steps between refreshes", "Grey dots are single seeds. A gap longer than the run means one "
+            "refresh at its start. Times are of the training steps, without compiling and validating, of the fastest "
+            "seed. Other work ran on the machine: seeds differ by more than gaps, and benchmarks/results.md has the "
+            "cost of a refresh.",
             "figure-8", _gaps),
     Section("Figure 9: scaling ranges", f"The ratios (s1, s2) of the heaviest and the lightest tail. {ABLATION}",
             "figure-9", _ablation("figure-9")),

@@ -144,7 +144,7 @@ def verdict(comparison: Comparison, measure: Measure) -> str:
     if comparison.p is None:
         return "not tested" if comparison.difference else "the same"
     if comparison.p >= SIGNIFICANCE:
-        return "no different"
+        return "not told apart"
     return "better" if (comparison.difference < 0) == measure.lower_is_better else "worse"
 
 

@@ -71,7 +71,9 @@ def contests(book: Book) -> list[Contest]:
     return [
         contest
         for contest in found
-        if {OURS, "Uniform"} <= contest.methods.keys() and contest.against_uniform() is not None
+        if {OURS, "Uniform"} <= contest.methods.keys()
+        and (comparison := contest.against_uniform())
+        and comparison.p is not None
     ]
 
 
@@ -162,6 +164,17 @@ def equal_mean(book: Book, suite: str, scale: str) -> str:
     return table(("method", *(f"decay {rate:g}" for rate in rates)), rows)
 
 
+def mean_of_weights(book: Book, scale: str) -> str:
+    """What equal means over modules are over weights, of which some modules have more."""
+    places, means = book.placed["equal-mean", scale], []
+    for name in settings(places, "method"):
+        made = [result for place in places if place.labels["method"] == name for result in place.finished.values()]
+        ratios = [mean_ratio(result, of_weights=True) for result in made if result["refreshes"]]
+        if ratios:
+            means.append(f"{name} {sum(ratios) / len(ratios):.2f}")
+    return f"Mean over weights instead of modules, over the base rate: {', '.join(means)}." if means else ""
+
+
 def equal_mean_over_seeds(book: Book, scale: str) -> str:
     """Uniform, AlphaDecay and its reverse at the same mean decay, with many seeds at one decay."""
     cells = column(_methods(book.placed["equal-mean-seeds", scale]), against="Uniform")
@@ -246,7 +259,7 @@ def _tally(comparisons: Iterable[Comparison | None], measure: Measure = PERPLEXI
     parts = [
         ("better in", words["better"]),
         ("worse in", words["worse"]),
-        ("no different in", words["no different"] + words["the same"]),
+        ("not told apart in", words["not told apart"] + words["the same"]),
         ("not tested in", words["not tested"] + words["not made"]),
     ]
     return f"{', '.join(f'{name} {count}' for name, count in parts if count)} of {words.total()}"
