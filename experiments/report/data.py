@@ -98,6 +98,13 @@ def last_refresh(result: dict[str, Any]) -> list[Reading]:
     return readings
 
 
+def first_and_last_agree(result: dict[str, Any]) -> float:
+    """Correlation over modules of alpha at the first refresh, of the initial weights, and at the last."""
+    first, last = (np.array(result["refreshes"]["scores"][index], np.float64) for index in (0, -1))
+    good = np.isfinite(first) & np.isfinite(last)
+    return float(np.corrcoef(first[good], last[good])[0, 1])
+
+
 def mean_ratio(result: dict[str, Any], *, of_weights: bool = False) -> float:
     """A run's weight decay over its base rate: the mean over all its steps, and over its modules or their weights."""
     refreshes, model = result["refreshes"], result["config"]["model"]

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.report import figures, tables
-from experiments.report.data import Book, last_refresh, mean_ratio, training_seconds
+from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio, training_seconds
 from experiments.report.published import refresh_seconds
 from experiments.report.statistics import ACCURACY, PERPLEXITY, Measure, Place, best_of, compare_places
 from experiments.report.text import LEGEND, number, outcome, settings, with_labels
@@ -109,8 +109,9 @@ def _structure(draw: Callable[[Any, Any], Figure], suite: str) -> Callable[[Book
         kinds = sorted(by_kind := _means_by_kind(uniform), key=lambda kind: -by_kind[kind])
         line = (
             f"Under uniform decay alpha is {np.nanmin(alphas):.2f} to {np.nanmax(alphas):.2f} at the last refresh, "
-            f"highest (lightest tail) in `{kinds[0]}` and lowest in `{kinds[-1]}` on average; AlphaDecay's mean decay "
-            f"over the run is {mean_ratio(ours):.2f} times its base rate."
+            f"highest (lightest tail) in `{kinds[0]}` and lowest in `{kinds[-1]}` on average; over modules it "
+            f"correlates with alpha before the first step by {first_and_last_agree(uniform):.2f}. AlphaDecay's mean "
+            f"decay over the run is {mean_ratio(ours):.2f} times its base rate."
         )
         return Part(line, draw=functools.partial(draw, uniform, ours))
 
