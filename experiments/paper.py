@@ -243,5 +243,7 @@ def runs_of(name: str, scale: Scale, found: Mapping[str, Any], options: Sequence
         options: Words of a command line that change the scale's preset.
     """
     suite = SUITES[name]
+    if suite.vision and not scale.vision:
+        return []
     base = base_vision_config(scale, options) if suite.vision else base_config(scale, options)
     return list(suite.runs(base, scale, found))

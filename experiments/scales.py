@@ -49,7 +49,7 @@ class Scale:
     """Repeats in tables 2, 3 and 5."""
     ablation_seeds: int
     vision: str
-    """The preset of the Vision Transformer."""
+    """The preset of the Vision Transformer; empty where another scale has the same."""
     vision_decays: tuple[Decay, ...]
     """The columns of its table, with Adam."""
     vision_sweep: tuple[float, ...]
@@ -103,6 +103,7 @@ _TINY = dataclasses.replace(
 _FRESH = dataclasses.replace(
     _NANO,
     preset="nano-fresh",
+    vision="",
     adam=Grid((3e-3, 1.5e-3, 6e-3), _ADAM.decays, (0.0, 1e-6, 1e-5, 1e-4)),
     adamw=Grid(
         (3e-3, 1.5e-3, 6e-3),
@@ -133,9 +134,9 @@ SCALES: dict[str, Scale] = {
     "nano": _NANO,
     "nano-fresh": _FRESH,
     "60m": _PAPER,
-    "135m": dataclasses.replace(_PAPER, preset="135m"),
-    "350m": dataclasses.replace(_PAPER, preset="350m"),
-    "1b": dataclasses.replace(_PAPER, preset="1b", adam=_ADAM._replace(learning_rates=(6e-4,)),
+    "135m": dataclasses.replace(_PAPER, preset="135m", vision=""),
+    "350m": dataclasses.replace(_PAPER, preset="350m", vision=""),
+    "1b": dataclasses.replace(_PAPER, preset="1b", vision="", adam=_ADAM._replace(learning_rates=(6e-4,)),
                               adamw=_ADAMW._replace(learning_rates=(6e-4,))),
 }  # fmt: skip
 """The models that suites are made at."""

@@ -4,6 +4,7 @@
 import pathlib
 import re
 import statistics
+import statistics as textbook
 import xml.etree.ElementTree
 from typing import Any
 
@@ -15,7 +16,7 @@ from experiments import results
 from experiments.paper import SUITES
 from experiments.report import document, figures, tables
 from experiments.report.__main__ import main
-from experiments.report.data import Book, mean_ratio, read, training_seconds
+from experiments.report.data import Book, first_and_last_agree, mean_ratio, read, training_seconds
 from experiments.report.sections import SECTIONS
 from experiments.report.statistics import ACCURACY, Place
 from experiments.report.text import column, p_value, with_labels
@@ -191,8 +192,22 @@ def test_a_broken_file_ends_the_command_with_an_error(
 
 
 def test_the_mean_ratio_weighs_refreshes_by_the_steps_they_last() -> None:
-    result = {"config": {"steps": 100}, "refreshes": {"steps": [1, 50, 100], "ratios": [[1, 3], [4, 6], [100, 100]]}}
+    refreshes = {
+        "modules": ["layers/mlp/up_proj/kernel/0", "layers/self_attn/q_proj/kernel/0"],
+        "steps": [1, 50, 100],
+        "ratios": [[1, 3], [4, 6], [100, 100]],
+    }
+    model = {"hidden_size": 10, "intermediate_size": 30}
+    result = {"config": {"steps": 100, "model": model}, "refreshes": refreshes}
     assert mean_ratio(result) == pytest.approx((49 * 2 + 50 * 5 + 1 * 100) / 100)
+    # The first module has three times as many weights.
+    assert mean_ratio(result, of_weights=True) == pytest.approx((49 * 1.5 + 50 * 4.5 + 1 * 100) / 100)
+
+
+def test_alphas_at_the_start_and_at_the_end_are_correlated_over_what_could_be_measured() -> None:
+    scores = [[1.0, 2.0, 3.0, None], [9.0, 9.0, 9.0, 9.0], [2.0, 4.0, 3.0, 5.0]]
+    found = first_and_last_agree({"refreshes": {"scores": scores}})
+    assert found == pytest.approx(textbook.correlation([1.0, 2.0, 3.0], [2.0, 4.0, 3.0]))
 
 
 def test_training_seconds_give_each_speed_the_steps_before_it() -> None:

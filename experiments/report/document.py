@@ -13,7 +13,7 @@ from experiments.report.data import REPORTED, Book, read
 from experiments.report.figures import save
 from experiments.report.sections import SECTIONS, Section
 from experiments.report.statistics import SIGNIFICANCE
-from experiments.report.text import NOT_MADE, command, regime, table
+from experiments.report.text import DATA_SETS, NOT_MADE, command, regime, table
 from experiments.scales import SCALES
 
 
@@ -86,7 +86,8 @@ def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
     lines = [f"### {section.heading}", *([section.about] if scales else [])]
     for scale in scales:
         part = section.part(book, scale)
-        lines.append(f"**{regime(scale)}.** {part.line}")
+        subject = DATA_SETS[SCALES[scale].vision] if SUITES[section.suite].vision else regime(scale)
+        lines.append(f"**{subject}.** {part.line}")
         if part.draw:
             name = f"{section.suite}-{scale}.svg"
             save(part.draw, figures / name)
@@ -121,13 +122,15 @@ def _status(book: Book) -> str:
     rows = []
     for suite in SUITES:
         counts = [book.progress(suite, scale) for scale in REPORTED]
-        cells = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else "waits"
+        nothing = "" if SUITES[suite].vision else "waits"
+        cells = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else nothing
                  for made, failed, planned in counts]  # fmt: skip
         rows.append([f"`{suite}`", *cells])
     about = (
         f"Runs made of those planned; what is missing is made by {command('NAME', 'SCALE')}, which says with "
         "`--plan` how long it takes. Tables and figures share runs, and show a scale once more than half of their "
-        "places have one. `waits`: its runs depend on a sweep still to make."
+        "places have one. `waits`: its runs depend on a sweep still to make. The Vision Transformer does not depend on "
+        "the language model's scale: `nano` is digits, `60m` ImageNet."
     )
     return f"{about}\n\n{table(('suite', *REPORTED), rows)}"
 

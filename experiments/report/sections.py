@@ -259,7 +259,7 @@ SECTIONS = (
     ),
     Section("Equal mean decay, with more seeds", f"The same at one decay, to see smaller differences. {LEGEND} p is "
             "against Uniform.", "equal-mean-seeds", _equal_mean_over_seeds),
-    Section("Table 5: vision", f"Top-1 accuracy in percent. {LEGEND} {P_LEGEND}", "table-5",
+    Section("Table 5: vision", f"Top-1 accuracy in percent. {LEGEND} p: AlphaDecay and the method.", "table-5",
             _by_decay("table-5", measure=ACCURACY)),
     Section("Figure 1: alpha and decay by type of module", "One mark a module, a bar at the mean of each type; last "
             "refresh of one run each.", "figure-1", _structure(figures.draw_types, "figure-1")),
@@ -284,5 +284,5 @@ SECTIONS = (
     Section("Sweep: learning rate and decay, AdamW", SWEEP, "sweep-adamw", _sweep("sweep-adamw")),
     Section("Sweep: decay of the Vision Transformer", "The network and the steps of table 5.", "sweep-vision",
             _vision_sweep),
-    Section("Sweep: length of the run", "The same tokens in fewer and in more steps.", "sweep-steps", _steps),
+    Section("Sweep: length of the run", "Half and twice the steps.", "sweep-steps", _steps),
 )  # fmt: skip

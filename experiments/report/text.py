@@ -22,6 +22,8 @@ LEGEND = (
 )
 REGIMES = {"nano": "Repeated data (nano)", "nano-fresh": "Fresh data (nano-fresh)"}
 """What the small scales are about; others go by their names."""
+DATA_SETS = {"digits": "Digits (nano)", "imagenet": "ImageNet"}
+"""What a Vision Transformer learns, by its preset."""
 COUPLINGS = {"adam": "Adam", "adamw": "AdamW"}
 
 
