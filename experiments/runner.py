@@ -63,7 +63,7 @@ def make_runs(
     """
     context = multiprocessing.get_context("forkserver")
     # Imports take seconds: the server has them, and every run is forked from it.
-    context.set_forkserver_preload(["experiments.runner"])
+    context.set_forkserver_preload(["experiments.runner", "experiments.fork_server"])
     commit = results.commit()  # of the code that the server has loaded, whatever is committed meanwhile
     free, waiting, running = list(range(jobs)), list(configs), dict[ForkServerProcess, tuple[int, RunConfig]]()
     with _Stop() as stop:
@@ -191,4 +191,6 @@ class _Stop:
         return self._asked
 
     def _ask(self, number: int, frame: object) -> None:
+        if not self._asked:
+            print("Stopping: the runs under way finish their step and save a checkpoint.", file=sys.stderr)
         self._asked = True

@@ -81,12 +81,16 @@ def _plan(asked: argparse.Namespace, options: Sequence[str], places: runner.Plac
 def _show(plan: _Plan, console: rich.console.Console) -> None:
     """Shows what is left of each suite, and how long it takes."""
     for suite, part in plan.suites.items():
+        if not part:
+            console.print(f"{suite:<12} no runs known yet: it takes the best of a sweep, or is made at another scale")
+            continue
         waiting = [config for name, config in part.items() if name in plan.left]
         hours = duration(sum(map(plan.estimate.seconds, waiting)))
         failures = sum(results.failed(plan.found.get(name, {})) for name in part)
-        told = f", {failures} failed before" if failures else ""
+        told = f", {failures} failed before (--retry-failed makes them again)" if failures else ""
         console.print(f"{suite:<12} {len(part)} runs, {len(waiting)} left{told}, {hours} of one process")
-    console.print(f"In all {len(plan.left)} runs left; times by {plan.estimate.basis}.")
+    hours = duration(sum(map(plan.estimate.seconds, plan.left.values())))
+    console.print(f"In all {len(plan.left)} runs left, {hours} of one process, by {plan.estimate.basis}.")
 
 
 def _make(
@@ -149,6 +153,7 @@ def _options(config: Any, plain: Any, prefix: str) -> Iterator[str]:
     """The options in which a config differs from another."""
     for field in dataclasses.fields(config):
         value, before = getattr(config, field.name), getattr(plain, field.name)
+        before = before.expanduser() if isinstance(before, pathlib.Path) else before
         option = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             yield from _options(value, before, f"{option}.")

@@ -43,6 +43,7 @@ class Tiny:
         return subprocess.Popen(
             [sys.executable, "-m", "experiments.suites", *self.command(*words, options=options)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=pathlib.Path(__file__).parents[1],
+            start_new_session=True,
         )  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
         assert process.poll() is None, process.stdout and process.stdout.read()
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: to the server of the runs, too
     output, _ = process.communicate(timeout=120)
     assert (process.returncode, "Stopped with 1 runs left" in output) == (130, True), output
     assert results.read_all(alone.places.results) == {}

@@ -244,9 +244,9 @@ def _missing(places: Sequence[Place]) -> str:
 
 
 SECTIONS = (
-    Section("Table 2: five methods at three decays, Adam", f"{LEGEND} {P_LEGEND}", "table-2",
+    Section("Table 2: five methods at three decays, Adam", f"Validation perplexity. {LEGEND} {P_LEGEND}", "table-2",
             _by_decay("table-2", "tuned-adam"), tuned=("sweep-adam", "tuned-adam")),
-    Section("Table 3: five methods at three decays, AdamW", f"{LEGEND} {P_LEGEND}", "table-3",
+    Section("Table 3: five methods at three decays, AdamW", f"Validation perplexity. {LEGEND} {P_LEGEND}", "table-3",
             _by_decay("table-3", "tuned-adamw"), tuned=("sweep-adamw", "tuned-adamw")),
     Section("Table 4: five methods over seeds", f"Validation perplexity at the base decay. {LEGEND}", "table-4",
             _by_seed),

@@ -125,7 +125,9 @@ def methods_by_decay(book: Book, suite: str, scale: str, tuned: str = "", measur
     headings = ["method", *(f"decay {rate:g}" for rate in rates)]
     if tuned:
         best = _methods(book.placed[tuned, scale])
-        cells = column(best, measure, against=OURS)
+        # Who is best is known once all are there.
+        complete = len(best) == len(METHODS)
+        cells = column(best, measure, against=OURS) if complete else {n: number(p, measure) for n, p in best.items()}
         columns.append({name: f"{cells[name]}<br>{_chosen(place)}" for name, place in best.items()})
         headings.append("best tuned")
     names = [name for name in METHODS.values() if any(name in cells for cells in columns)]
@@ -214,8 +216,8 @@ def methods_by_decay_in_a_line(book: Book, suite: str, scale: str, tuned: str, m
     """The best method of each column, and how AlphaDecay does against Uniform over all of them."""
     places = book.placed[suite, scale]
     columns = {f"at decay {rate:g}": _methods(places, rate) for rate in settings(places, "weight decay")}
-    if tuned:
-        columns["tuned"] = _methods(book.placed[tuned, scale])
+    if tuned and len(methods := _methods(book.placed[tuned, scale])) == len(METHODS):
+        columns["tuned"] = methods
     best = {name: best_of(methods.values(), measure) for name, methods in columns.items()}
     names = ", ".join(f"{place.labels['method']} {name}" for name, place in best.items() if place)
     found = [compare_places(methods[OURS], methods["Uniform"], measure)
