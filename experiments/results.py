@@ -47,9 +47,12 @@ def name_of(config: Any) -> str:
     return "-".join((*words, digest.hexdigest()[:10]))
 
 
-def commit() -> str:
-    """The commit that the code is at, with `+changes` if files differ from it; `unknown` outside a repository."""
-    root = pathlib.Path(__file__).parents[1]
+def commit(root: pathlib.Path = DIRECTORY.parents[1]) -> str:
+    """The commit that the code is at, with `+changes` if code differs from it; `unknown` outside a repository.
+
+    Args:
+        root: Folder of the project.
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True).stdout.strip()

@@ -100,3 +100,20 @@ def test_versions_and_commit_are_those_in_use(tmp_path: pathlib.Path) -> None:
         assert results.commit().removesuffix("+changes") == head.stdout.strip()
     else:
         assert results.commit() == "unknown"
+
+
+def test_changed_code_is_told_from_its_commit_and_changed_results_are_not(tmp_path: pathlib.Path) -> None:
+    assert results.commit(tmp_path) == "unknown"
+    code, result = tmp_path / "experiments" / "code.py", tmp_path / "experiments" / "results" / "a.json"
+    result.parent.mkdir(parents=True)
+    code.write_text("1")
+    result.write_text("1")
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-qm", "first")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    first = results.commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", first)
+    result.write_text("2")
+    assert results.commit(tmp_path) == first
+    code.write_text("2")
+    assert results.commit(tmp_path) == f"{first}+changes"
