@@ -18,8 +18,8 @@ from benchmarks.measure import Row, ratio, take_turns
 from benchmarks.programs import preset, weight_shapes, weights
 from benchmarks.refresh import refresher
 from experiments.config import Config
-from experiments.optimizers import MODULES
-from experiments.partitioning import abstract
+from experiments.parallel.sharding import abstract
+from experiments.training.optimizers import MODULES
 from optax_alphadecay.modules import resolve
 
 _WIDTHS = (128, 256, 512, 1024)

@@ -10,11 +10,11 @@ import optax
 from flax import nnx
 
 from experiments.config import PRESETS, Config
-from experiments.llama import Llama, abstract_model
-from experiments.optimizers import make_optimizer
-from experiments.partitioning import abstract, make_mesh
-from experiments.step import TrainState, make_train_step
-from experiments.step import compile_train_step as compile_step
+from experiments.models.llama import Llama, abstract_model
+from experiments.parallel.sharding import abstract, make_mesh
+from experiments.training.optimizers import make_optimizer
+from experiments.training.step import TrainState, make_train_step
+from experiments.training.step import compile_train_step as compile_step
 
 Method = Literal["uniform", "alphadecay"]
 

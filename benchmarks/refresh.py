@@ -10,7 +10,7 @@ import numpy as np
 import optax_alphadecay as oad
 from benchmarks.measure import Row, ratio, take_turns
 from benchmarks.programs import preset, weights
-from experiments.optimizers import MODULES
+from experiments.training.optimizers import MODULES
 from optax_alphadecay.metrics import measure
 from optax_alphadecay.modules import resolve
 

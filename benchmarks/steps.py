@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from benchmarks.measure import Row, ratio, take_turns
 from benchmarks.programs import compile_optimizer_step, compile_train_step, preset, weights
 from experiments.config import Config
-from experiments.optimizers import make_optimizer
-from experiments.step import TrainState
+from experiments.training.optimizers import make_optimizer
+from experiments.training.step import TrainState
 
 _IDLE_BUDGET = 1.02
 _TURNS_PER_REPEAT = 4

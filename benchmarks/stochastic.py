@@ -17,8 +17,8 @@ import scipy.stats
 import optax_alphadecay as oad
 from benchmarks.measure import Row
 from benchmarks.programs import preset, weights
-from experiments import manifest
-from experiments.checkpoints import restore_params
+from experiments.training import checksums
+from experiments.training.checkpoints import restore_params
 from optax_alphadecay.lanczos import quadrature, stochastic
 from optax_alphadecay.modules import resolve
 
@@ -130,7 +130,7 @@ def count_operations(program: Any) -> int:
 def _nano(workdir: pathlib.Path) -> list[np.ndarray]:
     """The block matrices of a finished run of the nano preset; none if there is none."""
     checkpoints = workdir / "checkpoints"
-    if not manifest.steps_in(checkpoints):
+    if not checksums.steps_in(checkpoints):
         return []
     _, params = restore_params(checkpoints, weights(preset("nano", "alphadecay")))
     leaves = jax.tree.leaves(params)

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments import partitioning
-from experiments.checkpoints import find_run, restore_params
 from experiments.config import Config, from_command_line
-from experiments.data import token_counts, validation_batches
-from experiments.llama import Llama, abstract_model, loss_sum_and_count
-from experiments.tokenizer import check_vocab_size, load_tokenizer
+from experiments.data.text import token_counts, validation_batches
+from experiments.data.tokenizer import check_vocab_size, load_tokenizer
+from experiments.models.llama import Llama, abstract_model, loss_sum_and_count
+from experiments.parallel import distributed, sharding
+from experiments.training.checkpoints import find_run, restore_params
 
 
 class Validation(NamedTuple):
@@ -52,7 +52,7 @@ def evaluate(
         The exact mean over all predicted tokens, summed in float64.
     """
     with jax.set_mesh(mesh):
-        parts = [_sum_and_count(graphdef, params, *partitioning.share_rows(batch, mesh)) for batch in batches]
+        parts = [_sum_and_count(graphdef, params, *sharding.share_rows(batch, mesh)) for batch in batches]
     sums, counts = zip(*jax.device_get(parts), strict=True)
     tokens = sum(int(count) for count in counts)
     return Validation(math.fsum(sums) / tokens, tokens)
@@ -103,17 +103,17 @@ def verdict(model: Validation, baseline: Validation) -> str:
     )
 
 
-@partitioning.ends_together
+@distributed.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Evaluates the newest checkpoint of a run: `python -m experiments.evaluate PRESET --workdir ...`."""
     config = from_command_line(args, prog="python -m experiments.evaluate")
     try:
-        partitioning.join_processes()
-        mesh = partitioning.make_mesh(config)
+        distributed.join_processes()
+        mesh = sharding.make_mesh(config)
         check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
-        partitioning.from_first_process(lambda: find_run(config))
+        distributed.from_first_process(lambda: find_run(config))
         graphdef, shapes = abstract_model(config.model)
-        step, params = restore_params(config.workdir / "checkpoints", partitioning.abstract(shapes, mesh))
+        step, params = restore_params(config.workdir / "checkpoints", sharding.abstract(shapes, mesh))
         validation = evaluate(graphdef, params, validation_set(config), mesh)
         if jax.process_index() == 0:
             print(f"step {step}: {verdict(validation, unigram_of(config))}")

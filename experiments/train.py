@@ -15,19 +15,20 @@ import rich.console
 from flax import nnx
 
 import optax_alphadecay as oad
-from experiments import figures, partitioning, preemption
-from experiments.checkpoints import Checkpoints, claim_workdir
 from experiments.config import Config, RunConfig, check, from_command_line
-from experiments.data import TrainIterator, train_iterator
+from experiments.data.text import TrainIterator, train_iterator
+from experiments.data.tokenizer import check_vocab_size, load_tokenizer
 from experiments.evaluate import Validation, evaluate, unigram_of, validation_set, verdict
-from experiments.llama import Llama, abstract_model, num_parameters
-from experiments.metrics_log import MetricsLog, lacks, read_metrics
-from experiments.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
-from experiments.preemption import Preempted, Preemption
-from experiments.progress import Progress
-from experiments.step import TrainState, compile_train_step, first_state
-from experiments.tokenizer import check_vocab_size, load_tokenizer
-from experiments.workload import Diverged, Run, Workload, check_finite, log_modules, save, validate
+from experiments.models.llama import Llama, abstract_model, num_parameters
+from experiments.parallel import distributed, sharding
+from experiments.training import figures, preemption
+from experiments.training.checkpoints import Checkpoints, claim_workdir
+from experiments.training.metrics import MetricsLog, lacks, read_metrics
+from experiments.training.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
+from experiments.training.preemption import Preempted, Preemption
+from experiments.training.progress import Progress
+from experiments.training.step import TrainState, compile_train_step, first_state
+from experiments.training.task import Diverged, Run, Workload, check_finite, log_modules, save, validate
 
 
 class Pretraining:
@@ -66,7 +67,7 @@ class Pretraining:
 PRETRAINING = Pretraining()
 
 
-@partitioning.ends_together
+@distributed.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Trains and reports.
 
@@ -101,7 +102,7 @@ def launch(config: RunConfig, workload: Workload) -> int:
 def train(config: RunConfig, listening: Preemption, console: rich.console.Console, workload: Workload) -> int:
     """Takes a run from wherever it is to its end. Returns the exit code; raises the OSError of a disk or of data."""
     try:
-        partitioning.join_processes()
+        distributed.join_processes()
         console.quiet = jax.process_index() > 0
         run = set_up(config, listening, workload)
     except (ValueError, FileNotFoundError) as error:
@@ -147,13 +148,13 @@ def set_up(config: RunConfig, listening: Preemption, workload: Workload = PRETRA
         FileNotFoundError: If data is missing.
     """
     check(config)
-    mesh = partitioning.make_mesh(config)
-    batches = workload.open(config, partitioning.rows_of_process(mesh, config.batch_size))
+    mesh = sharding.make_mesh(config)
+    batches = workload.open(config, sharding.rows_of_process(mesh, config.batch_size))
     graphdef, params = abstract_model(config.model, workload.network)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    partitioning.from_first_process(lambda: claim_workdir(config))
+    distributed.from_first_process(lambda: claim_workdir(config))
     checkpoints = Checkpoints(config.workdir / "checkpoints")
-    shapes: TrainState = partitioning.abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
+    shapes: TrainState = sharding.abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
     step, *state = checkpoints.restore(*shapes, batches) or (
         0,
         *first_state(config, optimizer, mesh, workload.network),
@@ -192,7 +193,7 @@ def make_up(run: Run, console: rich.console.Console) -> None:
     path = run.config.workdir / "metrics.jsonl"
     if not run.step or not validation_due(run.config, run.step):
         return
-    if partitioning.from_first_process(lambda: lacks(path, run.step, "validation/loss")):
+    if distributed.from_first_process(lambda: lacks(path, run.step, "validation/loss")):
         with MetricsLog(run.config, start=run.step) as log:
             validate(run, log, console)
         run.preemption.check()
@@ -233,7 +234,7 @@ def fit(run: Run, console: rich.console.Console) -> None:
     with MetricsLog(config, start=run.step) as log, progress, jax.transfer_guard("disallow"):
         under_way = None
         for step in range(run.step + 1, config.steps + 1):
-            pieces = partitioning.to_devices(next(run.batches), run.mesh, accumulate=config.accumulate)
+            pieces = sharding.to_devices(next(run.batches), run.mesh, accumulate=config.accumulate)
             run.state, metrics = train_step(run.state, pieces)
             run.step = step
             if under_way:
@@ -272,7 +273,7 @@ def validation_due(config: RunConfig, step: int) -> bool:
 
 def conclude(run: Run, console: rich.console.Console) -> None:
     """Prints the results of a finished run and draws its figures."""
-    config, params, newest = run.config, partitioning.to_host(run.state.params), run.checkpoints.latest()
+    config, params, newest = run.config, distributed.to_host(run.state.params), run.checkpoints.latest()
     if jax.process_index():
         return
     metrics_path = config.workdir / "metrics.jsonl"

@@ -13,12 +13,13 @@ import numpy as np
 import rich.console
 from flax import nnx
 
-from experiments import partitioning, train
-from experiments.images import check_fits, train_iterator, validation_batches
-from experiments.preemption import Preemption
+from experiments import train
+from experiments.data.images import check_fits, train_iterator, validation_batches
+from experiments.models.vit import Vit, cross_entropy
+from experiments.parallel import distributed, sharding
+from experiments.training.preemption import Preemption
+from experiments.training.task import Run, TrainBatches
 from experiments.vision_config import Batch, VisionConfig, from_command_line
-from experiments.vit import Vit, cross_entropy
-from experiments.workload import Run, TrainBatches
 
 
 class Classification:
@@ -43,7 +44,7 @@ class Classification:
         batches = validation_batches(config.data, batch_size=config.batch_size // config.accumulate)
         with jax.set_mesh(run.mesh):
             parts = [
-                _sums(run.graphdef, run.state.params, *partitioning.share_rows(batch, run.mesh))
+                _sums(run.graphdef, run.state.params, *sharding.share_rows(batch, run.mesh))
                 for batch in run.preemption.watch(batches)
             ]
         nats, correct, examples = np.array(jax.device_get(parts), np.float64).sum(axis=0).tolist()
@@ -78,7 +79,7 @@ def run_to_end(config: VisionConfig, listening: Preemption, console: rich.consol
     train.run_to_end(config, listening, console, CLASSIFICATION)
 
 
-@partitioning.ends_together
+@distributed.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Trains and reports; arguments and exit codes are those of `train.main`."""
     return train.launch(from_command_line(args), CLASSIFICATION)

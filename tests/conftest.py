@@ -15,4 +15,4 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("project")
 
-pytest_plugins = ["tests.experiment_fixtures"]
+pytest_plugins = ["tests.experiments.experiment_fixtures"]

@@ -6,8 +6,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from experiments import results
 from experiments.report.document import write
+from experiments.suites import results
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "DIR/figures/*.svg. DIR/notes.md, if there is one, becomes a section. The same results give the same bytes.",
     )
     parser.add_argument("--results", type=pathlib.Path, default=results.DIRECTORY, metavar="DIR",
-                        help="folder of the results (default: experiments/results)")  # fmt: skip
+                        help="folder of the results (default: results)")  # fmt: skip
     directory: pathlib.Path = parser.parse_args(args).results
     try:
         print(write(directory, directory))

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import results
-from experiments.paper import SUITES, runs_of
 from experiments.report.statistics import Place, places
-from experiments.scales import SCALES, base_config
+from experiments.suites import results
+from experiments.suites.paper import SUITES, runs_of
+from experiments.suites.scales import SCALES, base_config
 
 REPORTED = tuple(scale for scale in SCALES if scale != "tiny")
 """The scales of the report: all but the one to try suites out with."""

@@ -5,16 +5,16 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from experiments import results
 from experiments.config import PRESETS
-from experiments.paper import SUITES
 from experiments.report import published, tables
 from experiments.report.data import REPORTED, Book, read
 from experiments.report.figures import save
 from experiments.report.sections import SECTIONS, Section
 from experiments.report.statistics import SIGNIFICANCE
 from experiments.report.text import DATA_SETS, NOT_MADE, command, regime, table
-from experiments.scales import SCALES
+from experiments.suites import results
+from experiments.suites.paper import SUITES
+from experiments.suites.scales import SCALES
 
 
 def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from experiments.figures import COLOURS, MARKERS, STYLE
 from experiments.report.data import Reading, last_refresh, training_seconds
 from experiments.report.statistics import PERPLEXITY, Place, Summary, summarise
 from experiments.report.text import settings, with_labels
+from experiments.training.figures import COLOURS, MARKERS, STYLE
 
 WIDTH = 9.0
 """Inches; about as wide as GitHub shows a file."""

@@ -72,7 +72,7 @@ def refresh_seconds(path: pathlib.Path = BENCHMARKS) -> str:
         lines.append([f"{scale.upper()}, the paper's GPU", *theirs])
     about = (
         "Seconds of one refresh of all modules, with the fits in one sitting: from "
-        f"[the benchmarks](../../benchmarks/results.md) ({conditions['machine']}; commit {conditions['commit']}), not "
+        f"[the benchmarks](../benchmarks/results.md) ({conditions['machine']}; commit {conditions['commit']}), not "
         "from the runs above, whose modules are too small to tell."
     )
     return f"{about}\n\n{table(('model', 'median', 'fix-finger', 'goodness of fit'), lines)}"

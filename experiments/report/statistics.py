@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments import results
-from experiments.paper import Labels, Run
+from experiments.suites import results
+from experiments.suites.paper import Labels, Run
 
 SIGNIFICANCE = 0.05
 

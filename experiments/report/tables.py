@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.paper import METHODS
 from experiments.report.data import REPORTED, Book, mean_ratio
 from experiments.report.statistics import (
     ACCURACY,
@@ -28,7 +27,8 @@ from experiments.report.text import (
     table,
     with_labels,
 )
-from experiments.scales import SCALES
+from experiments.suites.paper import METHODS
+from experiments.suites.scales import SCALES
 
 OURS = "AlphaDecay"
 TABLES = {"adam": ("table-2", "tuned-adam", "sweep-adam"), "adamw": ("table-3", "tuned-adamw", "sweep-adamw")}

@@ -1,2 +1,2 @@
-"""Tests that need eight devices; `tests/test_sharding.py` runs them in processes that are given eight."""
+"""Tests that need eight devices; `tests/library/test_sharding.py` runs them in processes that are given eight."""
 # SPDX-License-Identifier: Apache-2.0

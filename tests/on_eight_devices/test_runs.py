@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import partitioning
-from experiments.checkpoints import Checkpoints
 from experiments.config import PRESETS, Config, MeshConfig, ModelConfig
 from experiments.evaluate import evaluate
-from experiments.llama import Llama, abstract_model
-from experiments.optimizers import make_optimizer
-from experiments.step import TrainState, compile_train_step, first_state, make_train_step
+from experiments.models.llama import Llama, abstract_model
+from experiments.parallel import sharding
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.optimizers import make_optimizer
+from experiments.training.step import TrainState, compile_train_step, first_state, make_train_step
 
 LENGTH = 16
 # The width of the MLP does not divide, as the paper's 5461 does not.
@@ -47,14 +47,14 @@ def batches(config: Config) -> np.ndarray:
 
 def train(config: Config) -> tuple[TrainState, list[float], str]:
     """A few steps on the mesh by the functions that a run uses: the state, the losses and the compiled program."""
-    mesh = partitioning.make_mesh(config)
+    mesh = sharding.make_mesh(config)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = first_state(config, optimizer, mesh)
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = compile_train_step(config, abstract_model(config.model)[0], optimizer, state, mesh)
     losses = []
     for tokens_BxL in batches(config):
-        state, metrics = step(state, partitioning.to_devices(tokens_BxL, mesh, accumulate=config.accumulate))
+        state, metrics = step(state, sharding.to_devices(tokens_BxL, mesh, accumulate=config.accumulate))
         losses.append(float(metrics["train/loss"]))
     stays = jax.tree.map(lambda leaf, before: leaf.sharding.is_equivalent_to(before, leaf.ndim), state, where)
     assert all(jax.tree.leaves(stays)), "the state stays where it was"
@@ -78,13 +78,13 @@ def train_on_one_device(config: Config) -> tuple[TrainState, list[float]]:
 def test_first_weights_are_those_of_one_device() -> None:
     expected = nnx.to_pure_dict(nnx.state(Llama(MODEL, rngs=nnx.Rngs(0))))
     config = config_of(2, 4)
-    state = first_state(config, make_optimizer(config.optimizer, config.steps), partitioning.make_mesh(config))
+    state = first_state(config, make_optimizer(config.optimizer, config.steps), sharding.make_mesh(config))
     jax.tree.map(np.testing.assert_array_equal, state.params, expected)
 
 
 def test_each_device_holds_its_share() -> None:
     config = config_of(2, 4, method="alphadecay")
-    state = first_state(config, make_optimizer(config.optimizer, config.steps), partitioning.make_mesh(config))
+    state = first_state(config, make_optimizer(config.optimizer, config.steps), sharding.make_mesh(config))
     shares = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.addressable_shards[0].data.size / leaf.size
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -115,13 +115,13 @@ def test_checkpoint_moves_to_other_meshes(tmp_path: pathlib.Path) -> None:
 
     config = config_of(2, 4)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    mesh = partitioning.make_mesh(config)
+    mesh = sharding.make_mesh(config)
     weights = first_state(config, optimizer, mesh).params
     # Moments of a made-up gradient: no two leaves are equal, and none is zero.
     saved = TrainState(weights, jax.jit(optimizer.update)(weights, optimizer.init(weights), weights)[1])
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, *saved, numbers())
-    fresh = first_state(config_of(1, 8), optimizer, partitioning.make_mesh(config_of(1, 8)))
+    fresh = first_state(config_of(1, 8), optimizer, sharding.make_mesh(config_of(1, 8)))
     with Checkpoints(tmp_path) as checkpoints:
         step, *restored = checkpoints.restore(*fresh, numbers()) or pytest.fail("nothing restored")
     assert step == 4
@@ -135,11 +135,11 @@ def test_validation_is_exact() -> None:
     params = nnx.to_pure_dict(weights)
     tokens_BxL = batches(config_of(8, 1))[0]
     mask_BxL = (np.arange(tokens_BxL.size) < 200).reshape(tokens_BxL.shape)
-    one_device = jax.make_mesh((1, 1), partitioning.BATCH, (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    one_device = jax.make_mesh((1, 1), sharding.BATCH, (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
     expected = evaluate(graphdef, params, [(tokens_BxL, mask_BxL)], one_device)
     for layout in ((8, 1), (2, 4)):
-        mesh = partitioning.make_mesh(config_of(*layout))
-        spread = jax.device_put(params, partitioning.shardings(params, mesh))
+        mesh = sharding.make_mesh(config_of(*layout))
+        spread = jax.device_put(params, sharding.shardings(params, mesh))
         found = evaluate(graphdef, spread, [(tokens_BxL, mask_BxL)], mesh)
         assert found.tokens == expected.tokens == 200 - 13
         np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)

@@ -1,0 +1,2 @@
+"""Text and images, from files to batches."""
+# SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,2 @@
+"""The networks, each with its loss and its sharding."""
+# SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,2 @@
+"""Processes, meshes, and where arrays lie on them."""
+# SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,249 @@
+"""Every table and figure of the paper, and the sweeps behind them, as lists of runs."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.config import Config, RunConfig
+from experiments.suites import results
+from experiments.suites.scales import Scale, base_config, base_vision_config, with_optimizer
+from experiments.vision_config import VisionConfig
+
+METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaDecay", "alphadecay": "AlphaDecay"}
+"""The rows of the paper's tables: `OptimizerConfig.method`, and what the paper calls it."""
+
+
+Labels = Mapping[str, str | float]
+"""Where a run belongs in its table or figure, by the names of the axes."""
+
+
+class Run(NamedTuple):
+    """One run and where it belongs in its table or figure; several seeds share a place."""
+
+    labels: Labels
+    config: RunConfig
+
+
+class Suite(NamedTuple):
+    """A table or figure."""
+
+    about: str
+    """What it shows, in a line."""
+    runs: Callable[[Any, Scale, Mapping[str, Any]], Iterable[Run]]
+    """`(base config, scale, results so far) -> runs`."""
+    vision: bool = False
+    """Whether the runs are a Vision Transformer's."""
+
+
+def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
+    """Methods down, decays across: seeds outermost, so that a part of the runs is a whole table."""
+
+    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+        grid = scale.grid(coupling)
+        for seed in range(getattr(scale, seeds)):
+            for decay, method in itertools.product(grid.decays, METHODS):
+                config = with_optimizer(
+                    dataclasses.replace(base, seed=seed),
+                    coupling=coupling, learning_rate=grid.learning_rates[0], method=method,
+                    weight_decay=decay.rate, scale_range=decay.scale_range,
+                )  # fmt: skip
+                yield Run({"method": METHODS[method], "weight decay": decay.rate}, config)
+
+    return runs
+
+
+def _vision_table(base: VisionConfig, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    for seed, decay, method in itertools.product(range(scale.table_seeds), scale.vision_decays, METHODS):
+        config = with_optimizer(
+            dataclasses.replace(base, seed=seed),
+            method=method, weight_decay=decay.rate, scale_range=decay.scale_range,
+        )  # fmt: skip
+        yield Run({"method": METHODS[method], "weight decay": decay.rate}, config)
+
+
+def _vision_sweep(base: VisionConfig, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    """Uniform decay, one seed."""
+    for rate in scale.vision_sweep:
+        config = with_optimizer(base, method="uniform" if rate else "none", weight_decay=rate)
+        yield Run({"weight decay": rate}, config)
+
+
+def _repeats(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    """Table 4: every method at the decay of the ablations, over seeds."""
+    for seed, method in itertools.product(range(scale.seeds), METHODS):
+        config = with_optimizer(dataclasses.replace(base, seed=seed), method=method)
+        yield Run({"method": METHODS[method]}, config)
+
+
+def _measured_uniform(base: Config) -> Config:
+    """Uniform decay whose alphas are read all the same: AlphaDecay between 1 and 1."""
+    return with_optimizer(base, method="alphadecay", scale_range=(1.0, 1.0))
+
+
+def _structure(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    """Figures 1 and 3: one run of each."""
+    yield Run({"method": "Uniform"}, _measured_uniform(base))
+    yield Run({"method": "AlphaDecay"}, base)
+
+
+def _decays(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    for seed, rate in itertools.product(range(scale.ablation_seeds), scale.grid(scale.main).sweep):
+        config = with_optimizer(dataclasses.replace(base, seed=seed), weight_decay=rate)
+        yield Run({"method": "Uniform", "weight decay": rate}, _measured_uniform(config))
+        if rate:
+            yield Run({"method": "AlphaDecay", "weight decay": rate}, config)
+
+
+def _vary(label: str, variants: Mapping[str | float, dict[str, Any]]) -> Callable[..., Iterator[Run]]:
+    """An ablation: the base run with other settings, over seeds."""
+
+    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+        for seed, (value, settings) in itertools.product(range(scale.ablation_seeds), variants.items()):
+            yield Run({label: value}, with_optimizer(dataclasses.replace(base, seed=seed), **settings))
+
+    return runs
+
+
+def _sweep(coupling: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
+    """One seed, the same learning rates and decays for every method; uniform decay first."""
+
+    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+        grid = scale.grid(coupling)
+        for method, rate, learning_rate in itertools.product(
+            ("none", "uniform", "alphadecay", "adadecay", "awd"), grid.sweep, grid.learning_rates
+        ):
+            if bool(rate) != (method == "none"):
+                labels: Labels = {"method": METHODS[method], "weight decay": rate, "learning rate": learning_rate}
+                settings: dict[str, Any] = {"coupling": coupling, "learning_rate": learning_rate, "method": method}
+                yield Run(labels, with_optimizer(base, weight_decay=rate, **settings))
+
+    return runs
+
+
+def _steps(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    """Uniform decay in runs of other lengths."""
+    grid = scale.grid(scale.main)
+    for factor, rate in itertools.product((0.5, 1, 2), (0.0, *sorted(decay.rate for decay in grid.decays))):
+        steps = round(base.steps * factor)
+        config = dataclasses.replace(base, steps=steps, eval_every=round(base.eval_every * factor))
+        method = "uniform" if rate else "none"
+        yield Run({"steps": steps, "weight decay": rate}, with_optimizer(config, method=method, weight_decay=rate))
+
+
+def best_of_sweep(runs: Iterable[Run], found: Mapping[str, Any]) -> dict[str, RunConfig]:
+    """The run of each method with the lowest validation loss.
+
+    Args:
+        runs: A sweep.
+        found: Results by name.
+
+    Returns:
+        Configs by the method's name in the tables; methods with a run still to make are left out.
+    """
+    best: dict[str, tuple[float, RunConfig]] = {}
+    runs = list(runs)
+    for method in METHODS.values():
+        tried = [run.config for run in runs if run.labels["method"] == method]
+        outcomes = [found.get(results.name_of(config)) for config in tried]
+        if all(outcomes):
+            losses = [outcome["final"]["loss"] for outcome in outcomes if outcome and not results.failed(outcome)]
+            configs = [c for c, outcome in zip(tried, outcomes, strict=True) if outcome and not results.failed(outcome)]
+            if losses:
+                best[method] = min(zip(losses, configs, strict=True), key=lambda pair: pair[0])
+    return {method: config for method, (_, config) in best.items()}
+
+
+def _tuned(coupling: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
+    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+        best = best_of_sweep(_sweep(coupling)(base, scale, found), found)
+        for seed, (method, config) in itertools.product(range(scale.seeds), best.items()):
+            yield Run({"method": method}, dataclasses.replace(config, seed=seed))
+
+    return runs
+
+
+def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Callable[..., Iterator[Run]]:
+    """Uniform decay, and the same mean decay shared out by alpha: as the paper does, and the other way round."""
+    variants: dict[str, dict[str, Any]] = {
+        "Uniform": {"method": "uniform"},
+        "AlphaDecay, mean 1": {"unit_mean": True},
+        "AlphaDecay reversed, mean 1": {"unit_mean": True, "reverse": True},
+    }
+
+    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+        decays = scale.grid(scale.main).decays[:columns]
+        for seed, decay, (name, settings) in itertools.product(range(repeats * scale.seeds), decays, variants.items()):
+            config = with_optimizer(
+                dataclasses.replace(base, seed=seed),
+                **{"weight_decay": decay.rate, "scale_range": decay.scale_range, **settings},
+            )
+            yield Run({"method": name, "weight decay": decay.rate}, config)
+
+    return runs
+
+
+SUITES: dict[str, Suite] = {
+    "table-2": Suite("Adam: five methods at three decays.", _table("adam", "table_seeds")),
+    "table-3": Suite("AdamW: five methods at three decays.", _table("adamw", "table_seeds")),
+    "table-4": Suite("Five methods over seeds, with paired t-tests.", _repeats),
+    "table-5": Suite("A Vision Transformer: five methods at two decays.", _vision_table, vision=True),
+    "figure-1": Suite("Alpha and decay by type of module.", _structure),
+    "figure-3": Suite("Alpha and decay by layer.", _structure),
+    "figure-4": Suite("Perplexity and alpha against the decay rate.", _decays),
+    "figure-5": Suite(
+        "Assignment functions.",
+        _vary("assignment", {name: {"assign": name} for name in ("linear", "sqrt", "log2", "sigmoid")}),
+    ),
+    "figure-6": Suite(
+        "What to measure on a module.",
+        _vary(
+            "metric",
+            {name: {"metric": name}
+             for name in ("pl_alpha_hill", "grad_norm", "frobenius_norm", "spectral_norm", "stable_rank")},
+        ),
+    ),
+    "figure-7": Suite(
+        "Power-law fits, with the time of a refresh.",
+        _vary("fit", {name: {"fit": name} for name in ("median", "fix_finger", "goodness_of_fit")}),
+    ),
+    "figure-8": Suite(
+        "Steps between refreshes, with the time of a run.",
+        _vary("refresh every", {gap: {"refresh_every": gap} for gap in (1, 50, 100, 250, 500)}),
+    ),
+    "figure-9": Suite(
+        "Scaling ranges.",
+        _vary(
+            "range",
+            {f"({lo:.3g}, {hi:.3g})": {"scale_range": (lo, hi)}
+             for lo, hi in ((2 / 3, 1.5), (2 / 3, 3.0), (2 / 3, 5.0), (1.0, 3.0), (1 / 3, 3.0), (1 / 3, 5.0))},
+        ),
+    ),
+    "equal-mean": Suite("AlphaDecay and its reverse at Uniform's mean decay.", _equal_mean()),
+    "equal-mean-seeds": Suite(
+        "The same at the first decay, with four times the seeds.", _equal_mean(repeats=4, columns=1)
+    ),
+    "sweep-adam": Suite("Adam: every method over learning rates and decays, one seed.", _sweep("adam")),
+    "sweep-adamw": Suite("AdamW: every method over learning rates and decays, one seed.", _sweep("adamw")),
+    "sweep-steps": Suite("Uniform decay in shorter and longer runs.", _steps),
+    "sweep-vision": Suite("A Vision Transformer: uniform decay, one seed.", _vision_sweep, vision=True),
+    "tuned-adam": Suite("Adam: the best of sweep-adam for each method, over seeds.", _tuned("adam")),
+    "tuned-adamw": Suite("AdamW: the best of sweep-adamw for each method, over seeds.", _tuned("adamw")),
+}  # fmt: skip
+
+
+def runs_of(name: str, scale: Scale, found: Mapping[str, Any], options: Sequence[str] = ()) -> list[Run]:
+    """The runs of a suite.
+
+    Args:
+        name: The suite, a key of `SUITES`.
+        scale: The models.
+        found: Results so far, by the names of the runs.
+        options: Words of a command line that change the scale's preset.
+    """
+    suite = SUITES[name]
+    if suite.vision and not scale.vision:
+        return []
+    base = base_vision_config(scale, options) if suite.vision else base_config(scale, options)
+    return list(suite.runs(base, scale, found))

@@ -1,0 +1,285 @@
+"""Saves and restores a run: parameters, optimizer state and data iterator, all in one atomic, sealed step."""
+# SPDX-License-Identifier: Apache-2.0
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import orbax.checkpoint as ocp
+
+from experiments.config import RunConfig
+from experiments.parallel import distributed
+from experiments.training import checksums
+
+
+class Batches(Protocol):
+    """A data iterator. With several processes, all call these; the state is the same on each, and fit for JSON."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Where it is."""
+
+    def set_state(self, state: dict[str, Any], /) -> None:
+        """Moves to where it was."""
+
+
+MAY_CHANGE = ("workdir", "wandb", "log_every", "eval_every", "checkpoint_every", "mesh")
+"""Settings that do not touch the weights, the mesh but for rounding: a run may be resumed with others."""
+
+
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
+    """The checkpoints of one run, newest two kept. A step counts only once all of it is written and sealed."""
+
+    def __init__(self, directory: pathlib.Path):
+        """Opens the directory, made if need be, and clears away what an interrupted save has left.
+
+        Steps newer than the newest intact one are renamed to `STEP.damaged`, and named on stderr.
+
+        Args:
+            directory: Where the steps lie, one folder each.
+
+        Raises:
+            ValueError: If there is no intact step but a damaged one; names what is wrong with each.
+        """
+        self.directory = directory
+        self._newest: int | None = distributed.from_first_process(lambda: _newest_to_go_on_from(directory))
+        logging.getLogger("absl").addFilter(_is_news)
+        self._report_unraisable, sys.unraisablehook = sys.unraisablehook, self._report_unless_late
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(2), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal_checkpoint")
+        self._under_way: concurrent.futures.Future[None] | None = None
+
+    def latest(self, *, below: float = math.inf) -> pathlib.Path | None:
+        """Finds the newest complete checkpoint. Waits for a save under way.
+
+        Args:
+            below: Only steps less than this count.
+
+        Returns:
+            Its folder, or None.
+
+        Raises:
+            OSError: As `save`.
+        """
+        self._wait()
+        steps = [step for step in self._manager.all_steps() if step < below]
+        return self.directory / str(max(steps)) if steps else None
+
+    def save(self, step: int, params: Any, opt_state: Any, batches: Batches) -> None:
+        """Saves one step. Returns when the arrays are copied off the device; writing goes on behind.
+
+        Args:
+            step: Optimizer steps made.
+            params: Parameters after `step` updates.
+            opt_state: Optimizer state after `step` updates.
+            batches: The data iterator, `step` batches in.
+
+        Raises:
+            OSError: If this save or the one before failed; names the folder and the cause.
+        """
+        items = {
+            "params": ocp.args.StandardSave(params),
+            "opt_state": ocp.args.StandardSave(opt_state),
+            "batches": ocp.args.JsonSave(batches.get_state()),
+        }
+        self._wait()
+        with self._explained(step):
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        self._under_way = self._sealer.submit(self._seal, step)
+
+    def check(self) -> None:
+        """Raises the OSError of a save that has failed behind; waits for nothing."""
+        if self._under_way and self._under_way.done():
+            self._wait()
+
+    def restore(self, params: Any, opt_state: Any, batches: Batches) -> tuple[int, Any, Any] | None:
+        """Restores the checkpoint that was the newest intact one when the directory was opened, if there was one.
+
+        Args:
+            params: `jax.ShapeDtypeStruct` with shardings, or arrays like those to restore.
+            opt_state: The same for the optimizer state.
+            batches: A fresh data iterator; it is moved to where the run was.
+
+        Returns:
+            The step, the parameters and the optimizer state; None if there was no checkpoint.
+        """
+        if self._newest is None:
+            return None
+        items = {
+            "params": ocp.args.StandardRestore(_abstract(params)),
+            "opt_state": ocp.args.StandardRestore(_abstract(opt_state)),
+            "batches": ocp.args.JsonRestore(),
+        }
+        restored = self._manager.restore(self._newest, args=ocp.args.Composite(**items))
+        batches.set_state(restored["batches"])
+        return self._newest, restored["params"], restored["opt_state"]
+
+    def close(self) -> None:
+        """Waits for a save under way, raises its OSError if nobody has, and ends the threads."""
+        try:
+            self._wait()
+        finally:
+            self._sealer.shutdown()
+            # Orbax raises the error of a save in each thread that waits for it; the sealer has passed it on.
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self._manager.wait_until_finished()
+            self._manager.close()
+            logging.getLogger("absl").removeFilter(_is_news)
+            sys.unraisablehook = self._report_unraisable
+
+    def __exit__(self, *error: object) -> None:
+        """Closes."""
+        self.close()
+
+    def _report_unless_late(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Keeps out TensorStore's reports of writes that ended after another had failed, and Orbax had given up."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._report_unraisable(unraisable)
+
+    def _wait(self) -> None:
+        """Waits for the save under way, and raises its error once."""
+        under_way, self._under_way = self._under_way, None
+        if under_way:
+            under_way.result()
+
+    def _seal(self, step: int) -> None:
+        """Waits until every process has written its part of the step, then seals it."""
+        with self._explained(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                checksums.seal(self.directory / str(step))
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        """Turns an error of a save into one that names the folder. TensorStore's are ValueErrors, disk full or not."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OSError(f"Cannot save step {step} in {self.directory}: {error}") from error
+
+
+def restore_params(directory: pathlib.Path, params: Any) -> tuple[int, Any]:
+    """Restores only the parameters of the newest intact checkpoint. Changes nothing, so that a run may be writing.
+
+    Args:
+        directory: Where the steps lie.
+        params: Parameters whose structure, shapes, dtypes and shardings to restore to.
+
+    Returns:
+        The step and its parameters.
+
+    Raises:
+        ValueError: If no step is intact; names what is wrong with each.
+    """
+    step = distributed.from_first_process(lambda: _newest_to_read(directory))
+    with ocp.StandardCheckpointer() as checkpointer:
+        return step, checkpointer.restore(directory.resolve() / str(step) / "params", _abstract(params))
+
+
+def _newest_to_read(directory: pathlib.Path) -> int:
+    """The newest intact step; names those it skips."""
+    step, faults = checksums.newest_intact(directory)
+    for number, fault in faults.items():
+        print(f"warning: skipped {directory / str(number)}: {fault}.", file=sys.stderr)
+    if step is None:
+        raise ValueError(f"There is no intact checkpoint in {directory}: pass the --workdir of another run.")
+    return step
+
+
+def _newest_to_go_on_from(directory: pathlib.Path) -> int | None:
+    """The newest intact step, if any; moves damaged ones out of the way."""
+    newest, faults = checksums.newest_intact(directory)
+    _set_aside(directory, newest, faults)
+    return newest
+
+
+def _set_aside(directory: pathlib.Path, newest: int | None, faults: dict[int, str]) -> None:
+    """Renames steps that may not be used, so that the run can save those steps again."""
+    if newest is None and any((directory / str(step) / checksums.NAME).exists() for step in faults):
+        lines = [f"  {directory / str(step)}: {fault}" for step, fault in faults.items()]
+        advice = "Restore one of them from a copy, or start again in another --workdir."
+        raise ValueError("\n".join([f"Every checkpoint in {directory} is damaged:", *lines, advice]))
+    for step, fault in faults.items():
+        path = directory / str(step)
+        names = itertools.chain([f"{step}.damaged"], (f"{step}.damaged-{number}" for number in itertools.count(2)))
+        aside = next(directory / name for name in names if not (directory / name).exists())
+        path.rename(aside)
+        previous = directory / str(newest) if newest is not None else "the start"
+        print(f"warning: {path} is unusable, {fault}. It is now {aside}; using {previous}.", file=sys.stderr)
+
+
+def claim_workdir(config: RunConfig) -> None:
+    """Holds the settings against those of the run that `config.workdir` belongs to, then writes them there.
+
+    A run without a checkpoint has nothing to lose and is replaced.
+
+    Args:
+        config: The run about to start or to go on.
+
+    Raises:
+        ValueError: If the folder belongs to a run with other settings; names each of them.
+    """
+    if checksums.steps_in(config.workdir / "checkpoints"):
+        _refuse_differences(config, lambda name: name.partition(".")[0] not in MAY_CHANGE)
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    partial = config.workdir / "config.partial"
+    partial.write_text(json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n")
+    partial.replace(config.workdir / "config.json")
+
+
+def find_run(config: RunConfig) -> None:
+    """Checks that `config.workdir` holds a run of this model; all else may differ.
+
+    Args:
+        config: Names the folder and the model.
+
+    Raises:
+        FileNotFoundError: If there is no complete checkpoint.
+        ValueError: If its model is another one; names each setting that differs.
+    """
+    if not checksums.steps_in(config.workdir / "checkpoints"):
+        raise FileNotFoundError(f"There is no complete checkpoint in {config.workdir}: pass the --workdir of a run.")
+    _refuse_differences(config, lambda name: name.startswith("model."))
+
+
+def _refuse_differences(config: RunConfig, matters: Callable[[str], bool]) -> None:
+    """Raises a ValueError that lists the settings that matter and differ from those in `config.json`."""
+    saved = _flatten(json.loads((config.workdir / "config.json").read_text()))
+    now = _flatten(json.loads(json.dumps(dataclasses.asdict(config), default=str)))
+    differences = [
+        f"  {name}: {saved.get(name)} there, {now.get(name)} now"
+        for name in sorted(saved.keys() | now.keys())
+        if matters(name) and saved.get(name) != now.get(name)
+    ]
+    if differences:
+        lines = [f"{config.workdir} holds a run with other settings:", *differences]
+        raise ValueError("\n".join([*lines, "Pass the same settings, or another --workdir."]))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of the arrays in a tree."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keeps out Orbax's reports of the errors that it raises as well. Others log to the same logger."""
+    return not (record.exc_info and "orbax" in pathlib.PurePath(record.pathname).parts)

@@ -1,0 +1,2 @@
+"""The tests."""
+# SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,134 @@
+"""Checkpoints come back as they were saved, newest first, and only to the run they belong to."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import logging
+import pathlib
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.config import PRESETS, Config
+from experiments.training.checkpoints import Checkpoints, claim_workdir, find_run, restore_params
+
+
+def numbers() -> grain.DatasetIterator:
+    return iter(grain.MapDataset.range(100).shuffle(seed=3).to_iter_dataset().batch(4))
+
+
+def state_after(steps: int) -> tuple[dict[str, dict[str, jax.Array]], optax.OptState]:
+    params = {
+        "layers": {"kernel": jnp.arange(6.0).reshape(2, 3)},
+        "embed": {"table": jnp.ones(4, jnp.bfloat16)},
+    }
+    optimizer = optax.adam(0.1)
+    opt_state = optimizer.init(params)
+    for _ in range(steps):
+        updates, opt_state = optimizer.update(params, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state
+
+
+def test_newest_comes_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
+    batches = numbers()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() is None
+        for step in (1, 2, 3):
+            next(batches)
+            checkpoints.save(step, *state_after(step), batches)
+        assert checkpoints.latest() == tmp_path / "3"
+        assert checkpoints.latest(below=3) == tmp_path / "2"
+        assert checkpoints.latest(below=2) is None
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}, "the newest two are kept"
+
+    fresh = numbers()
+    # Shapes are enough: what a fresh state would hold is never allocated.
+    params_and_state: tuple[Any, Any] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_after(0)
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        step, *restored = checkpoints.restore(*params_and_state, fresh) or pytest.fail("nothing restored")
+    params_step, params = restore_params(tmp_path, state_after(0)[0])
+    assert step == params_step == 3
+    expected = state_after(3)
+    assert str(jax.tree.structure(tuple(restored))) == str(jax.tree.structure(expected))
+    for ours, theirs in zip(
+        jax.tree.leaves((*restored, params)), jax.tree.leaves((*expected, expected[0])), strict=True
+    ):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(next(fresh), next(batches))
+
+
+def test_without_checkpoint_nothing_is_restored(tmp_path: pathlib.Path) -> None:
+    batches = numbers()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(*state_after(1), batches) is None
+    np.testing.assert_array_equal(next(batches), next(numbers()))
+
+
+def test_only_tracebacks_of_orbax_are_kept_out(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("absl")
+    before = list(logger.filters)
+    error = (ValueError, ValueError("lost"), None)
+
+    def report(path: str) -> None:
+        logger.handle(logger.makeRecord("absl", logging.ERROR, path, 1, path, (), error))
+
+    with Checkpoints(tmp_path):
+        report("site-packages/orbax/checkpoint/futures.py")
+        report("site-packages/grain/iterators.py")
+    assert [record.message for record in caplog.records if record.exc_info] == ["site-packages/grain/iterators.py"]
+    assert logger.filters == before
+
+
+@pytest.fixture
+def config(tmp_path: pathlib.Path) -> Config:
+    return dataclasses.replace(PRESETS["nano"][1], workdir=tmp_path)
+
+
+def train_a_little(config: Config) -> None:
+    claim_workdir(config)
+    with Checkpoints(config.workdir / "checkpoints") as checkpoints:
+        checkpoints.save(1, *state_after(1), numbers())
+
+
+def test_folder_belongs_to_one_run(config: Config) -> None:
+    train_a_little(config)
+    claim_workdir(config)
+    claim_workdir(dataclasses.replace(config, wandb=True, log_every=1, eval_every=7, checkpoint_every=9))
+    other = dataclasses.replace(
+        config,
+        seed=1,
+        optimizer=dataclasses.replace(config.optimizer, scale_range=(0.5, 2.0), method="uniform"),
+    )
+    with pytest.raises(ValueError) as caught:
+        claim_workdir(other)
+    assert str(caught.value).splitlines() == [
+        f"{config.workdir} holds a run with other settings:",
+        "  optimizer.method: alphadecay there, uniform now",
+        "  optimizer.scale_range: [0.6666666666666666, 3.0] there, [0.5, 2.0] now",
+        "  seed: 0 there, 1 now",
+        "Pass the same settings, or another --workdir.",
+    ]
+    claim_workdir(config)
+
+
+def test_run_without_checkpoint_is_replaced(config: Config) -> None:
+    claim_workdir(config)
+    claim_workdir(dataclasses.replace(config, seed=1))
+    assert '"seed": 1' in (config.workdir / "config.json").read_text()
+
+
+def test_finding_a_run(config: Config) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no complete checkpoint in .* pass the --workdir of a run"):
+        find_run(config)
+    train_a_little(config)
+    find_run(dataclasses.replace(config, seed=9, data=dataclasses.replace(config.data, eval_tokens=5)))
+    with pytest.raises(ValueError, match=r"  model\.num_layers: 4 there, 2 now"):
+        find_run(dataclasses.replace(config, model=dataclasses.replace(config.model, num_layers=2)))

@@ -1,0 +1,55 @@
+"""Meshes: weights are cut on the width, batches by rows, and what cannot be cut is refused."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.config import PRESETS, Config, MeshConfig
+from experiments.models.llama import abstract_model
+from experiments.parallel import sharding
+
+NANO = PRESETS["nano"][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": MeshConfig(fsdp=3)}, r"mesh\.fsdp=3 does not divide the 8 devices"),
+        ({"mesh": MeshConfig(fsdp=0)}, r"mesh\.fsdp=0 does not divide the 8 devices"),
+        ({"mesh": MeshConfig(data=2, fsdp=2)}, r"mesh\.data=2 times mesh\.fsdp=2 .* 8 devices .* --mesh\.data 4"),
+        ({"mesh": MeshConfig(data=0)}, r"mesh\.data=0 times mesh\.fsdp=1 .* --mesh\.data 8"),
+        (
+            {"mesh": MeshConfig(fsdp=8), "model": dataclasses.replace(NANO.model, hidden_size=132)},
+            r"mesh\.fsdp=8 does not divide model\.hidden_size=132",
+        ),
+        ({"batch_size": 36}, r"batch_size=36 in accumulate=1 pieces makes 36 .* a multiple of 8"),
+        ({"accumulate": 8}, r"batch_size=32 in accumulate=8 pieces makes 4 .* a multiple of 8"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(
+    changes: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jax.device_count", lambda: 8)
+    config: Config = dataclasses.replace(NANO, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(config)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_cut_on_its_width(preset: str) -> None:
+    config = PRESETS[preset][1].model
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_model(config)[1]):
+        cut = [size for size, axis in zip(leaf.shape, sharding.spec_of(path, leaf), strict=False) if axis]
+        assert cut == ([config.hidden_size] if path[-1].key in ("kernel", "embedding") else [])
+
+
+def test_pieces_keep_the_rows_of_a_device() -> None:
+    mesh = sharding.make_mesh(NANO)
+    rows = np.arange(12, dtype=np.int32)[:, None] * np.ones(5, np.int32)
+    pieces = np.asarray(sharding.to_devices(rows, mesh, accumulate=3))
+    assert pieces.shape == (3, 4, 5)
+    np.testing.assert_array_equal(pieces[:, :, 0].T.ravel(), np.arange(12))
+    np.testing.assert_array_equal(sharding.rows_of_process(mesh, 12), np.arange(12))

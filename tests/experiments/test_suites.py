@@ -1,0 +1,228 @@
+"""The command of the suites, run for real at the tiny scale: every suite, failures, a stop, and going on."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from experiments import train, vision_config
+from experiments.config import from_command_line
+from experiments.suites import results, runner
+from experiments.suites.__main__ import command_of, main
+from experiments.suites.cost import Estimate, flops_of
+from experiments.suites.paper import SUITES, runs_of
+from experiments.suites.scales import SCALES, base_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A folder to work in, and a small corpus."""
+
+    folder: pathlib.Path
+    data: list[str]
+
+    @property
+    def places(self) -> runner.Places:
+        return runner.Places(self.folder / "results" / "tiny", self.folder / "runs" / "tiny")
+
+    def command(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
+        places = ["--results", str(self.folder / "results"), "--workdir", str(self.folder / "runs")]
+        return [*words, "--scale", "tiny", *places, "--", *self.data, *options]
+
+    def start(self, *words: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.suites", *self.command(*words, options=options)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=pathlib.Path(__file__).parents[2],
+            start_new_session=True,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly() -> Iterator[None]:
+    """Compiles in less time what runs only a few steps. In the environment before the first run's process is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {flags}")
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    of_corpus = {"--data.dir", "--data.tokenizer", "--model.vocab-size"}
+    pairs = zip(tiny_command[1::2], tiny_command[2::2], strict=True)
+    return Tiny(tmp_path_factory.mktemp("suites"), [word for pair in pairs if pair[0] in of_corpus for word in pair])
+
+
+@pytest.fixture
+def alone(tiny: Tiny, tmp_path: pathlib.Path) -> Tiny:
+    return dataclasses.replace(tiny, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in SUITES if not name.startswith("tuned")])  # those wait for sweeps
+def test_every_suite_runs(name: str, tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    before = set(results.read_all(tiny.places.results))
+    if SUITES[name].vision:
+        tiny = dataclasses.replace(tiny, data=["--steps", "4", "--model.num-layers", "1"])
+    code = main(tiny.command(name, "--limit", "1"))
+    output, found = capfd.readouterr().out, results.read_all(tiny.places.results)
+    assert code == 0, output
+    assert not any(map(results.failed, found.values())), output
+    made = set(found) - before
+    assert len(made) == ("In all 0 runs left" not in output)
+    for run in made:
+        shown, counted = ("accuracy", "examples") if SUITES[name].vision else ("perplexity", "tokens")
+        assert found[run]["final"].keys() == {"loss", shown, counted}
+        assert f"[1/1] {run}: {shown}" in output
+
+
+def test_what_was_made_is_not_made_again(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(tiny.command("table-4", "--limit", "1")) == 0
+    capsys.readouterr()
+    files = {path: path.stat().st_mtime_ns for path in tiny.places.results.iterdir()}
+    assert main(tiny.command("table-4", "table-3", "--plan")) == 0
+    planned = capsys.readouterr().out
+    found = results.read_all(tiny.places.results)
+    for name in ("table-4", "table-3"):
+        configs = {results.name_of(run.config) for run in runs_of(name, SCALES["tiny"], found, tiny.data)}
+        assert f"{name:<12} {len(configs)} runs, {len(configs - set(found))} left" in planned
+    assert files == {path: path.stat().st_mtime_ns for path in tiny.places.results.iterdir()}
+
+
+def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(
+    alone: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = base_config(SCALES["tiny"], alone.data)
+    bad = dataclasses.replace(base, data=dataclasses.replace(base.data, streams=3))
+    ended = []
+    assert runner.make_runs([bad, base], alone.places, jobs=1, report=lambda config, result: ended.append(result))
+    assert [results.failed(result) for result in ended] == [True, False]
+    assert "data.streams=3 cannot share batch_size=4" in ended[0]["error"]
+    assert results.read_all(alone.places.results) == {result["name"]: result for result in ended}
+    assert main(alone.command("figure-5", "--plan", options=("--data.streams", "3"))) == 0
+    planned = capsys.readouterr().out
+    assert "4 runs, 3 left, 1 failed before" in planned
+    assert main(alone.command("figure-5", "--retry-failed", "--limit", "1", options=("--data.streams", "3"))) == 1
+    assert "1 runs failed" in capsys.readouterr().err
+
+
+def test_a_process_that_dies_is_recorded(alone: Tiny) -> None:
+    config = base_config(SCALES["tiny"], [*alone.data, "--steps", "100000"])
+    killed = []
+
+    def kill() -> None:
+        while not (alone.places.workdir(config) / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        for process in multiprocessing.active_children():
+            process.kill()
+            killed.append(process)
+
+    threading.Thread(target=kill).start()
+    ended = []
+    assert runner.make_runs([config], alone.places, jobs=1, report=lambda config, result: ended.append(result))
+    assert killed
+    assert "The process ended with code -9" in ended[0]["error"]
+
+
+def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
+    options = ("--steps", "400", "--checkpoint-every", "400", "--eval-every", "400")
+    [config] = [
+        run.config
+        for run in runs_of("figure-5", SCALES["tiny"], {}, [*alone.data, *options])
+        if run.labels == {"assignment": "linear"}
+    ]
+    process = alone.start("figure-5", "--limit", "1", options=options)
+    metrics = alone.places.workdir(config) / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: to the server of the runs, too
+    output, _ = process.communicate(timeout=120)
+    assert (process.returncode, "Stopped with 1 runs left" in output) == (130, True), output
+    assert results.read_all(alone.places.results) == {}
+    [saved] = (alone.places.workdir(config) / "checkpoints").iterdir()
+    assert 0 < int(saved.name) < 400
+    assert main(alone.command("figure-5", "--limit", "1", options=options)) == 0
+    assert f"Going on from step {saved.name}" in (alone.places.workdir(config) / "log.txt").read_text()
+    [result] = results.read_all(alone.places.results).values()
+    assert result["curve"]["train/loss"]["steps"] == list(range(1, 401))
+    attempts = (alone.places.workdir(config) / "attempts.jsonl").read_text().splitlines()
+    seconds = [json.loads(line)["seconds"] for line in attempts]
+    assert (len(seconds), result["seconds"]) == (2, pytest.approx(sum(seconds), abs=0.01))
+
+
+def test_the_printed_commands_make_the_suites_runs(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    words = ["figure-5", "table-3", "table-5", "--scale", "60m", "--workdir", str(tmp_path), "--commands"]
+    assert main([*words, "--results", str(tmp_path), "--", "--mesh.fsdp", "2"]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) > 13
+    places, configs = runner.Places(tmp_path / "60m", tmp_path / "60m"), set()
+    parsers = {"experiments.train": from_command_line, "experiments.train_vit": vision_config.from_command_line}
+    for command in commands:
+        *python, preset = (words := shlex.split(command))[:4]
+        assert python[:2] == ["python", "-m"]
+        config = parsers[words[2]]([preset, *words[4:]])
+        assert config.workdir == places.workdir(config)
+        assert config.mesh.fsdp == 2
+        assert command_of(config, places, SCALES["60m"]) == command
+        configs.add(results.name_of(config))
+    assert len(configs) == len(commands)
+
+
+def test_estimates_are_of_the_textbook_and_learn_from_what_was_made() -> None:
+    scale = SCALES["60m"]
+    config = base_config(scale)
+    # 6 N D: 25M weights of the blocks, 16M of the head, 1.3B tokens; attention and validation add to it.
+    assert 6 * 41.7e6 * 1.31e9 < flops_of(config) < 1.2 * 6 * 41.7e6 * 1.31e9
+    assumed = Estimate(scale, [config], {})
+    assert assumed.seconds(config) == pytest.approx(flops_of(config) / scale.flops_per_second)
+    found = {results.name_of(config): {"seconds": 3600.0}}
+    longer = dataclasses.replace(config, steps=20_000)
+    learned = Estimate(scale, [config, longer], found)
+    assert learned.seconds(config) == pytest.approx(3600)
+    assert learned.seconds(longer) == pytest.approx(7200, rel=1e-6)
+    failed = {results.name_of(config): {"error": "no"}}
+    assert Estimate(scale, [config], failed).basis == assumed.basis
+
+
+def test_runs_that_a_launcher_has_made_are_gathered(alone: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(alone.command("figure-5", "--limit", "1", "--commands")) == 0
+    command = shlex.split(capfd.readouterr().out.splitlines()[0])
+    assert train.main(command[3:]) == 0
+    assert main(alone.command("figure-5", "--limit", "1")) == 0
+    assert "made elsewhere" in capfd.readouterr().out
+    [result] = results.read_all(alone.places.results).values()
+    assert result["curve"]["train/loss"]["steps"] == [1, 2, 3, 4]
+    assert "seconds" not in result
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--limit", "--seeds"])
+def test_numbers_below_one_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["table-4", option, "0"])
+    assert f"argument {option}: 0 must be at least 1" in capsys.readouterr().err
+
+
+def test_an_unknown_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["table-9"])
+    assert "table-9" in capsys.readouterr().err
+
+
+def test_damaged_results_stop_the_command_before_anything_is_made(
+    alone: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone.places.results.mkdir(parents=True)
+    (alone.places.results / "a.json").write_text("{")
+    assert main(alone.command("table-4")) == 1
+    assert str(alone.places.results / "a.json") in capsys.readouterr().err

@@ -1,0 +1,447 @@
+"""Faults that end or disturb long runs, each injected: nothing saved is lost, and the run ends as if unbroken."""
+# SPDX-License-Identifier: Apache-2.0
+
+import errno
+import itertools
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from orbax.checkpoint._src.serialization import serialization
+from tensorboardX.record_writer import RecordWriter
+
+from experiments import evaluate, train
+from experiments.config import Config
+from experiments.training import checksums, metrics
+from experiments.training.checkpoints import Checkpoints, restore_params
+from experiments.training.metrics import read_metrics
+from tests.experiments.experiment_fixtures import STEPS, FinishedRun, run_processes
+from tests.experiments.test_checkpoints import numbers, state_after
+from tests.experiments.test_resume import arrays_of, without_speed
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def command(tiny_command: list[str], tmp_path: pathlib.Path) -> list[str]:
+    """The command line of the small run, in a directory of its own."""
+    return [*tiny_command, "--workdir", str(tmp_path)]
+
+
+def assert_ended_as_unbroken(workdir: pathlib.Path, finished_run: FinishedRun) -> None:
+    """The parameters, the optimizer's state, and every number logged: the losses tell the order of the data."""
+    for item in ("params", "opt_state"):
+        for ours, theirs in zip(arrays_of(workdir, item), arrays_of(finished_run.workdir, item), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert without_speed(workdir) == without_speed(finished_run.workdir)
+
+
+def after(function: Callable[..., Any], act: Callable[[], object], when: Callable[..., bool]) -> Callable[..., Any]:
+    """The function, followed by an act when its arguments say so."""
+
+    def wrapped(*args: Any, **named: Any) -> Any:
+        result = function(*args, **named)
+        if when(*args, **named):
+            act()
+        return result
+
+    return wrapped
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_preemption_loses_nothing(
+    finished_run: FinishedRun,
+    command: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = tmp_path / "checkpoints"
+
+    def preempted(owner: Any, name: str, when: Callable[..., bool]) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, after(getattr(owner, name), terminate, when))
+            assert train.main(command) == 143
+        return capsys.readouterr().out
+
+    # While it starts, and while it compiles: no step was made.
+    for name in ("claim_workdir", "compile_train_step"):
+        output = preempted(train, name, lambda *args: True)
+        assert "Preempted (SIGTERM). The same command goes on from the start" in output
+        assert checksums.steps_in(steps) == []
+
+    # In a step: it is finished and saved, although no checkpoint is due.
+    output = preempted(metrics.MetricsLog, "write", lambda log, step, values: step == 11)
+    step = checksums.steps_in(steps)[-1]
+    assert step in (11, 12), "the step after the one that is logged is under way"
+    assert f"The same command goes on from {steps}/{step}." in output
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == step
+
+    # In a validation, a made-up one and the last one too: it is left off, and the next run makes it first.
+    validation_set = evaluate.validation_set
+
+    def interrupt_validation(number: int) -> Callable[[Config], Iterator[Any]]:
+        validations = itertools.count()
+
+        def interrupted(config: Config) -> Iterator[Any]:
+            due = next(validations) == number
+            for index, batch in enumerate(validation_set(config)):
+                if due and index == 1:
+                    terminate()
+                yield batch
+
+        return interrupted
+
+    for number, step in ((0, 30), (0, 30), (1, STEPS)):
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "validation_set", interrupt_validation(number))
+            assert train.main(command) == 143
+        assert f"step {step}/{STEPS} | validation" not in capsys.readouterr().out
+        assert checksums.steps_in(steps)[-1] == step
+
+    assert train.main(command) == 0
+    assert f"step {STEPS}/{STEPS} | validation" in capsys.readouterr().out
+    assert_ended_as_unbroken(tmp_path, finished_run)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+PREEMPTED_PROCESS = """
+import os, signal
+import jax
+from experiments.parallel import distributed
+from experiments.training.preemption import Preemption
+
+with Preemption() as preemption:
+    distributed.join_processes()
+    if jax.process_index() == jax.process_count() - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    for step in range(200, 210):
+        if preemption.at(step):
+            print("stopped at", step)
+            break
+"""
+
+
+def test_all_processes_stop_at_the_same_step() -> None:
+    # A run that goes on, told to stop before its first step; one process has a coordinator, too.
+    for number, step in ((1, 200), (2, 201)):
+        for process in run_processes(number, "-c", PREEMPTED_PROCESS):
+            assert process.returncode == 0, process.stderr
+            assert process.stdout.endswith(f"stopped at {step}\n")
+
+
+@pytest.fixture
+def heeding_interrupts() -> Iterator[None]:
+    """Ctrl-C raises, also where tests run in the background of a shell, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", ["claim_workdir", "introduce", "compile_train_step"])
+def test_interrupt_while_starting_is_no_traceback(
+    name: str,
+    command: list[str],
+    heeding_interrupts: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    interrupt = after(getattr(train, name), lambda: os.kill(os.getpid(), signal.SIGINT), lambda *args: True)
+    monkeypatch.setattr(train, name, interrupt)
+    assert train.main(command) == 130
+    assert capsys.readouterr().out.endswith("Interrupted. The same command goes on from the newest checkpoint.\n")
+
+
+KILLED_WHILE_SAVING = """
+import os, pathlib, signal, sys
+import orbax.checkpoint as ocp
+from experiments import train
+
+point, step = sys.argv[1:3]
+Folder = ocp.path.atomicity.AtomicRenameTemporaryPath
+finalize, replace = Folder.finalize, pathlib.Path.replace
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def finalize_or_die(self):
+    final = self.get_final()
+    if point == "files" and final.name == "opt_state" and final.parent.name.startswith(step + "."):
+        die()
+    if point == "rename" and final.name == step:
+        die()
+    await finalize(self)
+
+def replace_or_die(self, target):
+    if point == "manifest" and self.name == "manifest.partial" and self.parent.name == step:
+        die()
+    return replace(self, target)
+
+Folder.finalize, pathlib.Path.replace = finalize_or_die, replace_or_die
+train.main(sys.argv[3:])
+"""
+
+
+def test_kill_while_saving_takes_the_checkpoint_before(
+    finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = tmp_path / "checkpoints"
+    errors = ""
+    for point, step in (("files", 16), ("rename", 24), ("manifest", 32)):
+        script = [sys.executable, "-c", KILLED_WHILE_SAVING, point, str(step), *command]
+        killed = subprocess.run(script, cwd=ROOT, capture_output=True, check=False, text=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (step == 16) or f"Going on from step {step - 16}: {steps}/{step - 16}\n" in killed.stdout
+        assert list((steps / f"{step}.orbax-checkpoint-tmp").glob("**/d/*")) or point == "manifest"
+        assert (steps / str(step)).exists() == (point == "manifest")
+        errors += killed.stderr
+    assert "unusable" not in errors, "what was never renamed is only cleared away"
+
+    assert train.main(command) == 0
+    output = capsys.readouterr()
+    assert f"Going on from step 24: {steps}/24\n" in output.out
+    assert output.err == (
+        f"warning: {steps}/32 is unusable, it has no manifest.json: its save was interrupted. "
+        f"It is now {steps}/32.damaged; using {steps}/24.\n"
+    )
+    assert_ended_as_unbroken(tmp_path, finished_run)
+
+
+def largest_array_file(step: pathlib.Path) -> pathlib.Path:
+    return max(step.glob("params/**/d/*"), key=lambda path: path.stat().st_size)
+
+
+def truncate(step: pathlib.Path) -> None:
+    path = largest_array_file(step)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(step: pathlib.Path) -> None:
+    path = largest_array_file(step)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(step: pathlib.Path) -> None:
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+DAMAGES: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
+    "truncated array": (truncate, r"params/(\S+/)?d/\w+ has \d+ bytes instead of \d+"),
+    "flipped bit": (flip, r"params/(\S+/)?d/\w+ does not hold the bytes that were written"),
+    "missing array": (lambda step: largest_array_file(step).unlink(), r"params/(\S+/)?d/\w+ is missing"),
+    "missing metadata": (lambda step: (step / "params" / "_METADATA").unlink(), "params/_METADATA is missing"),
+    "empty folder": (empty, r"it has no manifest.json: its save was interrupted"),
+    "corrupt manifest": (lambda step: (step / "manifest.json").write_text('{"pa'), "its manifest.json is corrupt"),
+    "empty manifest": (lambda step: (step / "manifest.json").write_text("{}"), "its manifest.json is corrupt"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_checkpoint_is_named_and_the_previous_one_used(
+    name: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, message = DAMAGES[name]
+    batches = numbers()
+    with Checkpoints(tmp_path) as saved:
+        for step in (1, 2, 3):
+            next(batches)
+            saved.save(step, *state_after(step), batches)
+    damage(tmp_path / "3")
+
+    step, params = restore_params(tmp_path, state_after(0)[0])
+    assert re.fullmatch(rf"warning: skipped {tmp_path}/3: {message}\.\n", capsys.readouterr().err)
+    assert checksums.steps_in(tmp_path) == [2, 3], "a reader moves nothing"
+
+    for aside in ("3.damaged", "3.damaged-2"):
+        batches = numbers()
+        with Checkpoints(tmp_path) as opened:
+            step, *restored = opened.restore(*state_after(0), batches) or pytest.fail("nothing restored")
+            error = capsys.readouterr().err
+            assert re.search(rf"^warning: {tmp_path}/3 is unusable, {message}\. It is now {tmp_path}/{aside};", error)
+            assert step == 2
+            for ours, theirs in zip(jax.tree.leaves([*restored, params]), leaves_after(2), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+            next(batches)
+            opened.save(3, *state_after(3), batches)
+        assert (tmp_path / aside).is_dir()
+        assert checksums.newest_intact(tmp_path) == (3, {})
+        damage(tmp_path / "3")
+
+
+def leaves_after(step: int) -> list[jax.Array]:
+    params, opt_state = state_after(step)
+    return jax.tree.leaves([params, opt_state, params])
+
+
+def test_no_intact_checkpoint_is_an_error(tmp_path: pathlib.Path) -> None:
+    with Checkpoints(tmp_path) as saved:
+        for step in (1, 2):
+            saved.save(step, *state_after(step), numbers())
+    truncate(tmp_path / "1")
+    flip(tmp_path / "2")
+    for _ in range(2):
+        with pytest.raises(ValueError) as caught:
+            Checkpoints(tmp_path)
+        first, two, one, advice = str(caught.value).splitlines()
+        assert first == f"Every checkpoint in {tmp_path} is damaged:"
+        assert two.startswith(f"  {tmp_path}/2: params/") and one.startswith(f"  {tmp_path}/1: params/")
+        assert advice == "Restore one of them from a copy, or start again in another --workdir."
+
+
+def test_damaged_last_checkpoint_of_a_run(
+    finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run.workdir, workdir)
+    flip(workdir / "checkpoints" / str(STEPS))
+    command = [*tiny_command, "--workdir", str(workdir)]
+    assert evaluate.main(command) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("step 56: validation perplexity")
+    assert f"warning: skipped {workdir}/checkpoints/{STEPS}: params/" in output.err
+    assert train.main(command) == 0
+    output = capsys.readouterr()
+    assert f"Going on from step 56: {workdir}/checkpoints/56\n" in output.out
+    assert f"It is now {workdir}/checkpoints/{STEPS}.damaged; using {workdir}/checkpoints/56.\n" in output.err
+    assert_ended_as_unbroken(workdir, finished_run)
+
+
+def full(*args: Any, **named: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fill_arrays(patch: pytest.MonkeyPatch) -> None:
+    """TensorStore's own error of a full disk, which is no OSError."""
+
+    async def full_array(*args: Any, **named: Any) -> Any:
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 618583 bytes: No space left on device")
+
+    patch.setattr(serialization, "async_serialize_from_host", full_array)
+
+
+def fill_metrics(patch: pytest.MonkeyPatch) -> None:
+    start = metrics.MetricsLog.__init__
+
+    def start_full(self: metrics.MetricsLog, *args: Any, **named: Any) -> None:
+        start(self, *args, **named)
+        self._file = self._opened.enter_context(open("/dev/full", "a", buffering=1))
+
+    patch.setattr(metrics.MetricsLog, "__init__", start_full)
+
+
+FULL_DISKS: dict[str, tuple[Callable[[pytest.MonkeyPatch], object], str]] = {
+    "arrays": (fill_arrays, "Cannot save step 16 in {workdir}/checkpoints: RESOURCE_EXHAUSTED: "),
+    "metrics": (fill_metrics, "Cannot write the metrics in {workdir}: [Errno 28] "),
+    "TensorBoard": (
+        lambda patch: patch.setattr(RecordWriter, "flush", full),
+        "Cannot write the metrics in {workdir}: [Errno 28] ",
+    ),
+    "settings": (lambda patch: patch.setattr(pathlib.Path, "write_text", full), "[Errno 28] "),
+}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(ocp.path.atomicity.AtomicRenameTemporaryPath, "finalize"), (checksums, "seal")]
+)
+def test_full_disk_behind_the_training(
+    owner: Any, name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Checkpoints(tmp_path) as opened:
+        opened.save(1, *state_after(1), numbers())
+        opened.check()
+        assert opened.latest() == tmp_path / "1"
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            opened.save(2, *state_after(2), numbers())
+            with pytest.raises(
+                OSError, match=rf"^Cannot save step 2 in {tmp_path}: \[Errno 28\] No space left on device"
+            ):
+                opened.latest()
+    assert not [record for record in caplog.records if record.exc_info]
+    assert checksums.newest_intact(tmp_path)[0] == 1
+    with Checkpoints(tmp_path) as opened:
+        opened.save(2, *state_after(2), numbers())
+    assert checksums.newest_intact(tmp_path) == (2, {})
+
+
+def test_full_disk_loses_nothing(
+    finished_run: FinishedRun,
+    command: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = tmp_path / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Checkpoints, "save", after(Checkpoints.save, terminate, lambda checkpoints, step, *rest: step == 8)
+        )
+        assert train.main(command) == 143
+    capsys.readouterr()
+    for fill, message in FULL_DISKS.values():
+        with monkeypatch.context() as patch:
+            fill(patch)
+            assert train.main(command) == 1
+        error = capsys.readouterr().err
+        assert "error: " + message.format(workdir=tmp_path) in error
+        assert "No space left on device" in error and "Traceback" not in error
+        assert error.endswith(
+            f"What was saved in {tmp_path} is intact. Free space on the disk, or mend what the message names: "
+            "the same command then goes on from the newest checkpoint.\n"
+        )
+        assert checksums.newest_intact(steps)[0] == 8
+    assert train.main(command) == 0
+    assert_ended_as_unbroken(tmp_path, finished_run)
+
+
+def test_unreadable_shard_is_named(
+    finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run.workdir, tmp_path, dirs_exist_ok=True)
+    shutil.move(tmp_path / "checkpoints" / str(STEPS), tmp_path / "later")
+    directory = pathlib.Path(command[command.index("--data.dir") + 1])
+    train_shard, validation_shard = (next(directory.rglob(f"c4-{split}.*")) for split in ("train", "validation"))
+    content = train_shard.read_bytes()
+
+    def flipped(content: bytes) -> bytes:
+        middle = len(content) // 2
+        return content[:middle] + bytes(byte ^ 1 for byte in content[middle : middle + 2000]) + content[middle + 2000 :]
+
+    try:
+        for damaged in (content[: len(content) // 2], b"", flipped(content)):
+            train_shard.write_bytes(damaged)
+            assert train.main(command) == 1
+            error = capsys.readouterr().err
+            assert re.search(rf"error: Cannot read record \d+ of train, in {train_shard}: \S+", error), error
+            assert "Traceback" not in error
+            assert checksums.newest_intact(tmp_path / "checkpoints") == (56, {})
+    finally:
+        train_shard.write_bytes(content)
+
+    content = validation_shard.read_bytes()
+    try:
+        validation_shard.write_bytes(content[: len(content) // 2])
+        for main in (evaluate.main, train.main):
+            assert main(command) == 1
+            assert f"error: Cannot read record 0 of validation, in {validation_shard}: " in capsys.readouterr().err
+    finally:
+        validation_shard.write_bytes(content)
+
+    assert train.main(command) == 0
+    assert_ended_as_unbroken(tmp_path, finished_run)
