@@ -18,6 +18,7 @@ from optax_alphadecay.metrics import (
 from optax_alphadecay.modules import block_matrices
 from optax_alphadecay.monitoring import ModuleRow, format_table, module_table, scalars
 from optax_alphadecay.powerlaw import Fit, fix_finger, goodness_of_fit, median
+from optax_alphadecay.spectra.marchenko_pastur import marchenko_pastur_edges, random_matrix_alpha
 from optax_alphadecay.spectrum import eigenvalues
 from optax_alphadecay.transform import AlphaDecayState, alphadecay
 
@@ -46,10 +47,12 @@ __all__ = [
     "grad_norm",
     "linear",
     "log2",
+    "marchenko_pastur_edges",
     "median",
     "module_table",
     "modulewise_adadecay",
     "pl_alpha_hill",
+    "random_matrix_alpha",
     "scalars",
     "sigmoid",
     "spectral_entropy",
