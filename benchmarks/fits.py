@@ -6,7 +6,7 @@ import sys
 import jax
 
 from benchmarks.programs import compile_for_mesh
-from experiments.config import from_command_line
+from experiments.presets import from_command_line
 
 
 def main() -> int:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.config import PRESETS, Config
+from experiments.config import Config
 from experiments.models.llama import Llama, abstract_model
 from experiments.parallel.sharding import abstract, make_mesh
+from experiments.presets import PRESETS
 from experiments.training.optimizers import make_optimizer
 from experiments.training.step import TrainState, make_train_step
 from experiments.training.step import compile_train_step as compile_step

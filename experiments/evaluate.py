@@ -11,11 +11,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.config import Config, from_command_line
+from experiments.config import Config
 from experiments.data.text import token_counts, validation_batches
 from experiments.data.tokenizer import check_vocab_size, load_tokenizer
 from experiments.models.llama import Llama, abstract_model, loss_sum_and_count
 from experiments.parallel import distributed, sharding
+from experiments.presets import from_command_line
 from experiments.training.checkpoints import find_run, restore_params
 
 

@@ -15,14 +15,16 @@ import rich.console
 from flax import nnx
 
 import optax_alphadecay as oad
-from experiments.config import Config, RunConfig, check, from_command_line
+from experiments.config import Config, RunConfig, check
 from experiments.data.text import TrainIterator, train_iterator
 from experiments.data.tokenizer import check_vocab_size, load_tokenizer
 from experiments.evaluate import Validation, evaluate, unigram_of, validation_set, verdict
 from experiments.models.llama import Llama, abstract_model, num_parameters
 from experiments.parallel import distributed, sharding
+from experiments.presets import from_command_line
 from experiments.training import figures, preemption
 from experiments.training.checkpoints import Checkpoints, claim_workdir
+from experiments.training.lock import owned
 from experiments.training.metrics import MetricsLog, lacks, read_metrics
 from experiments.training.optimizers import MODULES, MODULEWISE, make_optimizer, make_schedule, refreshes
 from experiments.training.preemption import Preempted, Preemption
@@ -101,24 +103,32 @@ def launch(config: RunConfig, workload: Workload) -> int:
 
 def train(config: RunConfig, listening: Preemption, console: rich.console.Console, workload: Workload) -> int:
     """Takes a run from wherever it is to its end. Returns the exit code; raises the OSError of a disk or of data."""
-    try:
-        distributed.join_processes()
-        console.quiet = jax.process_index() > 0
-        run = set_up(config, listening, workload)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    with run.checkpoints, contextlib.closing(run.batches):
+    with contextlib.ExitStack() as stack:
         try:
-            go_on(run, console)
-        except Diverged as error:
+            distributed.join_processes()
+            console.quiet = jax.process_index() > 0
+            stack.enter_context(owned(config.workdir))
+            run = set_up(config, listening, workload)
+        except (ValueError, FileNotFoundError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        except Preempted:
-            saved = run.checkpoints.latest() or "the start, for nothing was saved yet"
-            console.print(f"Preempted (SIGTERM). The same command goes on from {saved}.")
-            return preemption.EXIT_CODE
-        conclude(run, console)
+        stack.enter_context(run.checkpoints)
+        stack.enter_context(contextlib.closing(run.batches))
+        return train_and_report(run, console)
+
+
+def train_and_report(run: Run, console: rich.console.Console) -> int:
+    """Takes a run that is set up to its end. Returns the exit code."""
+    try:
+        go_on(run, console)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Preempted:
+        saved = run.checkpoints.latest() or "the start, for nothing was saved yet"
+        console.print(f"Preempted (SIGTERM). The same command goes on from {saved}.")
+        return preemption.EXIT_CODE
+    conclude(run, console)
     return 0
 
 
@@ -126,9 +136,10 @@ def run_to_end(
     config: RunConfig, listening: Preemption, console: rich.console.Console, workload: Workload = PRETRAINING
 ) -> None:
     """Takes a run from wherever it is to its end, without a report. Raises what `set_up` and `fit` do."""
-    run = set_up(config, listening, workload)
-    with run.checkpoints, contextlib.closing(run.batches):
-        go_on(run, console)
+    with owned(config.workdir):
+        run = set_up(config, listening, workload)
+        with run.checkpoints, contextlib.closing(run.batches):
+            go_on(run, console)
 
 
 def set_up(config: RunConfig, listening: Preemption, workload: Workload = PRETRAINING) -> Run:
@@ -177,7 +188,7 @@ def introduce(run: Run, console: rich.console.Console) -> None:
         f"{num_parameters(run.state.params):,} parameters | {config.steps:,} steps of {amount} | "
         f"{method.method} ({method.coupling}) at weight decay {method.weight_decay:g}"
     )
-    if method.method in MODULEWISE:
+    if isinstance(method, MODULEWISE):
         rows = oad.module_table(run.state.opt_state, run.state.params, modules=MODULES)
         console.print(f"{len(rows)} modules get a decay of their own, all other parameters the base rate:")
         leaves = collections.Counter((row.name.rpartition("/")[0], row.shape) for row in rows)
@@ -280,7 +291,7 @@ def conclude(run: Run, console: rich.console.Console) -> None:
     metrics = read_metrics(metrics_path)
     written, result = run.workload.report(config, metrics, params)
     console.print()
-    if config.optimizer.method in MODULEWISE:
+    if isinstance(config.optimizer, MODULEWISE):
         rows = oad.module_table(run.state.opt_state, params, modules=MODULES)
         console.print(oad.format_table(rows, weight_decay=config.optimizer.weight_decay), end="\n\n")
     else:

@@ -7,7 +7,7 @@ import pathlib
 import re
 import textwrap
 
-from experiments.config import from_command_line
+from experiments.presets import from_command_line
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.report.document import write
-from experiments.suites import results
+from experiments.suites import store
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -21,10 +21,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report",
-        description="Turns results (DIR/SCALE/*.json, written by python -m experiments.suites) into DIR/report.md and "
+        description="Turns results (DIR/SCALE.jsonl, written by python -m experiments.suites) into DIR/report.md and "
         "DIR/figures/*.svg. DIR/notes.md, if there is one, becomes a section. The same results give the same bytes.",
     )
-    parser.add_argument("--results", type=pathlib.Path, default=results.DIRECTORY, metavar="DIR",
+    parser.add_argument("--results", type=pathlib.Path, default=store.DIRECTORY, metavar="DIR",
                         help="folder of the results (default: results)")  # fmt: skip
     directory: pathlib.Path = parser.parse_args(args).results
     try:

@@ -4,22 +4,24 @@
 import dataclasses
 import itertools
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.report.statistics import Place, places
-from experiments.suites import results
+from experiments.report.statistics import Cell, group
+from experiments.suites import store
+from experiments.suites.identity import name_of
 from experiments.suites.paper import SUITES, runs_of
+from experiments.suites.results import Refreshes, Result
 from experiments.suites.scales import SCALES, base_config
 
 REPORTED = tuple(scale for scale in SCALES if scale != "tiny")
 """The scales of the report: all but the one to try suites out with."""
 SHOWN_FROM = 0.5
-"""A table or figure is drawn for a scale once more than this share of its places have a run."""
+"""A table or figure is drawn for a scale once more than this share of its cells have a run."""
 
 
-class Progress(NamedTuple):
+class Tally(NamedTuple):
     """How much of a suite was made."""
 
     made: int
@@ -45,86 +47,105 @@ class Reading(NamedTuple):
 class Book:
     """The results of every scale."""
 
-    found: dict[str, dict[str, dict[str, Any]]]
+    found: dict[str, dict[str, Result]]
     """Scale, name of the run, result."""
-    placed: dict[tuple[str, str], list[Place]]
-    """Table or figure and scale, and its places; none while it waits for the results of another."""
+    cells: dict[tuple[str, str], list[Cell]]
+    """Table or figure and scale, and its cells; none while it waits for the results of another."""
     base_names: dict[str, str]
     """Scale, and the name of the run that its ablations vary: AlphaDecay as in the paper, the first seed."""
 
-    def progress(self, suite: str, scale: str) -> Progress:
-        """Counts runs; one that has several places counts once."""
-        planned = {name for place in self.placed[suite, scale] for name in place.names.values()}
+    def tally(self, suite: str, scale: str) -> Tally:
+        """Counts runs; one that has several cells counts once."""
+        planned = {name for cell in self.cells[suite, scale] for name in cell.names.values()}
         made = {name: self.found[scale][name] for name in planned if name in self.found[scale]}
-        return Progress(len(made), sum(map(results.failed, made.values())), len(planned))
+        return Tally(len(made), sum(result.failed for result in made.values()), len(planned))
 
     def scales(self, suite: str) -> list[str]:
-        """The scales that a table or figure is drawn for: enough of its places have a run."""
-        return [scale for scale in REPORTED if self._is_drawn(self.placed[suite, scale])]
+        """The scales that a table or figure is drawn for: enough of its cells have a run."""
+        return [scale for scale in REPORTED if self._is_drawn(self.cells[suite, scale])]
 
     def strays(self, scale: str) -> list[str]:
         """Results that belong to no table or figure, such as those of settings that have changed since."""
-        planned = {name for suite in SUITES for place in self.placed[suite, scale] for name in place.names.values()}
+        planned = {name for suite in SUITES for cell in self.cells[suite, scale] for name in cell.names.values()}
         return [name for name in self.found[scale] if name not in planned]
 
-    def every_result(self) -> list[dict[str, Any]]:
+    def every_result(self) -> list[Result]:
         """All results of all scales."""
         return [result for found in self.found.values() for result in found.values()]
 
     @staticmethod
-    def _is_drawn(found: list[Place]) -> bool:
-        return sum(bool(place.results) for place in found) > SHOWN_FROM * len(found)
+    def _is_drawn(found: list[Cell]) -> bool:
+        return sum(bool(cell.results) for cell in found) > SHOWN_FROM * len(found)
 
 
-def read(directory: pathlib.Path) -> Book:
-    """Reads `DIRECTORY/SCALE/*.json` of every scale; a scale without a folder has no results."""
-    found = {scale: results.read_all(directory / scale) for scale in REPORTED}
-    placed = {
-        (suite, scale): places(runs_of(suite, SCALES[scale], found[scale]), found[scale])
+def read_results(directory: pathlib.Path) -> Book:
+    """Reads `DIRECTORY/SCALE.jsonl` of every scale; a scale without a file has no results.
+
+    Raises:
+        ValueError: If a line is no result; names each. A report of the others would not say what it lacks.
+    """
+    contents = {scale: store.read(directory / f"{scale}.jsonl") for scale in REPORTED}
+    if faults := [fault for each in contents.values() for fault in each.faults]:
+        raise ValueError("\n".join([*faults, "Mend or delete these lines, and make their runs again."]))
+    found = {scale: each.results for scale, each in contents.items()}
+    of_suites = {
+        (suite, scale): group(runs_of(suite, SCALES[scale], found[scale]), found[scale])
         for suite, scale in itertools.product(SUITES, REPORTED)
     }
-    return Book(found, placed, {scale: results.name_of(base_config(SCALES[scale])) for scale in REPORTED})
+    return Book(found, of_suites, {scale: name_of(base_config(SCALES[scale])) for scale in REPORTED})
 
 
-def last_refresh(result: dict[str, Any]) -> list[Reading]:
+def last_refresh(result: Result) -> list[Reading]:
     """The modules of a run at its last refresh."""
-    refreshes = result["refreshes"]
+    refreshes = _refreshes_of(result)
     readings = []
     for name, score, ratio in zip(
-        refreshes["modules"], refreshes["scores"][-1], refreshes["ratios"][-1], strict=True
+        refreshes.modules, refreshes.scores[-1], refreshes.ratios[-1], strict=True
     ):  # fmt: skip
         *_, kind, _, block = name.split("/")
-        readings.append(Reading(kind, int(block), np.nan if score is None else score, ratio))
+        readings.append(Reading(kind, int(block), *(np.nan if value is None else value for value in (score, ratio))))
     return readings
 
 
-def first_and_last_agree(result: dict[str, Any]) -> float:
+def first_and_last_agree(result: Result) -> float:
     """Correlation over modules of alpha at the first refresh, of the initial weights, and at the last."""
-    first, last = (np.array(result["refreshes"]["scores"][index], np.float64) for index in (0, -1))
+    first, last = (np.array(_refreshes_of(result).scores[index], np.float64) for index in (0, -1))
     good = np.isfinite(first) & np.isfinite(last)
     return float(np.corrcoef(first[good], last[good])[0, 1])
 
 
-def mean_ratio(result: dict[str, Any], *, of_weights: bool = False) -> float:
+def mean_ratio(result: Result, *, of_weights: bool = False) -> float:
     """A run's weight decay over its base rate: the mean over all its steps, and over its modules or their weights."""
-    refreshes, model = result["refreshes"], result["config"]["model"]
-    in_force = np.diff([*refreshes["steps"], result["config"]["steps"] + 1])
+    refreshes, model = _refreshes_of(result), result.settings["model"]
+    in_force = np.diff([*refreshes.steps, result.steps + 1])
     width = {"mlp": model["intermediate_size"]}  # the other side of every matrix is the model's width
-    sizes = [width.get(name.split("/")[1], model["hidden_size"]) if of_weights else 1 for name in refreshes["modules"]]
-    return float(np.average(np.average(refreshes["ratios"], axis=1, weights=sizes), weights=in_force))
+    sizes = [width.get(name.split("/")[1], model["hidden_size"]) if of_weights else 1 for name in refreshes.modules]
+    ratios = np.average(np.array(refreshes.ratios, np.float64), axis=1, weights=sizes)
+    return float(np.average(ratios, weights=in_force))
 
 
-def training_seconds(result: dict[str, Any]) -> float:
+def _refreshes_of(result: Result) -> Refreshes:
+    """The refreshes of a run with modules.
+
+    Raises:
+        ValueError: If its method has none.
+    """
+    if result.refreshes is None:
+        raise ValueError(f"{result.name} has no modules, and no refreshes to report.")
+    return result.refreshes
+
+
+def training_seconds(result: Result) -> float:
     """Time that a run has spent in its steps, refreshes included; compiling and validating are not.
 
     A speed is logged again until a new one has been measured, over a second or more: it holds for the steps before it
     was first logged.
     """
-    config, curve = result["config"], result["curve"]["train/tokens_per_second"]
-    tokens_per_step = config["batch_size"] * config["data"]["sequence_length"]
+    curve, tokens_per_step = result.curve["train/tokens_per_second"], result.tokens_per_step
+    speeds = [speed for speed in curve.values if speed is not None]
     seconds, measured_to = 0.0, 0
-    for step, speed, before in zip(curve["steps"], curve["values"], [None, *curve["values"]], strict=False):
+    for step, speed, before in zip(curve.steps, speeds, [None, *speeds], strict=False):
         if speed != before:
             seconds += (step - measured_to) * tokens_per_step / speed
             measured_to = step
-    return float(seconds + (config["steps"] - measured_to) * tokens_per_step / curve["values"][-1])
+    return float(seconds + (result.steps - measured_to) * tokens_per_step / speeds[-1])

@@ -5,15 +5,15 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from experiments.config import PRESETS
+from experiments.presets import PRESETS
 from experiments.report import published, tables
-from experiments.report.data import REPORTED, Book, read
+from experiments.report.data import REPORTED, Book, read_results
 from experiments.report.figures import save
 from experiments.report.sections import SECTIONS, Section
 from experiments.report.statistics import SIGNIFICANCE
 from experiments.report.text import DATA_SETS, NOT_MADE, command, regime, table
-from experiments.suites import results
 from experiments.suites.paper import SUITES
+from experiments.suites.results import Result
 from experiments.suites.scales import SCALES
 
 
@@ -21,13 +21,13 @@ def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     """Writes report.md and figures/*.svg, and removes figures of an earlier report.
 
     Args:
-        source: Folder of the results: `SCALE/*.json`, and `notes.md` if there are notes.
+        source: Folder of the results: `SCALE.jsonl`, and `notes.md` if there are notes.
         target: Where to write.
 
     Returns:
         The report.
     """
-    book, notes, figures = read(source), source / "notes.md", target / "figures"
+    book, notes, figures = read_results(source), source / "notes.md", target / "figures"
     parts = [
         f"# Results\n\n{_head(book)}",
         f"## In short\n\n{_IN_SHORT}\n\n{tables.in_short(book)}",
@@ -58,26 +58,35 @@ _IN_SHORT = (
 def _head(book: Book) -> str:
     """How to make the report again, and what it rests on."""
     found = book.every_result()
-    failures = [result for result in found if results.failed(result)]
-    hours = sum(result.get("seconds", 0.0) for result in found) / 3600
+    failures = [result for result in found if result.failed]
+    hours = sum(result.seconds or 0.0 for result in found) / 3600
     lines = [
-        "Written by `python -m experiments.report` from the JSON files beside it, one a run; the same files give "
-        "the same bytes. Do not edit.\n",
+        "Written by `python -m experiments.report` from the files SCALE.jsonl beside it, one line a run; the same "
+        "files give the same bytes. Do not edit.\n",
         f"- runs: {len(found)} ({', '.join(f'{scale} {len(by)}' for scale, by in book.found.items() if by)}), "
         f"{hours:.1f} hours of one process, compiling and validating included",
         f"- failed runs: {len(failures)}",
-        *(f"  - `{result['name']}`: {' '.join(str(result['error']).split())}" for result in failures),
-        *(f"- {regime(scale)}: {PRESETS[SCALES[scale].preset][0]}" for scale, by in book.found.items() if by),
+        *(f"  - `{result.name}`: {' '.join(result.error.split())}" for result in failures),
+        *(
+            f"- {regime(scale)}: {PRESETS[SCALES[scale].preset].about.splitlines()[0]}"
+            for scale, by in book.found.items()
+            if by
+        ),
         "- text of the small scales: addresses of US presidents to Congress, in a vocabulary of 1,024 pieces; their "
         "perplexities say nothing about C4's",
-        f"- devices: {_counted(result.get('device', 'unknown') for result in found)}",
-        f"- commits: {_counted(_short(result['commit']) for result in found)}",
+        f"- devices: {_counted(result.device for result in found)}",
+        f"- commits: {_counted(_short(result.commit) for result in found)}",
         f"- versions: {_versions(found)}",
     ]
     strays = sum(len(book.strays(scale)) for scale in REPORTED)
     if strays:
         lines.append(f"- {strays} of the runs belong to no table or figure: their settings are no longer planned")
     return "\n".join(lines)
+
+
+def _preset(scale: str) -> str:
+    """What a scale's preset is, in a line."""
+    return PRESETS[SCALES[scale].preset].about.splitlines()[0]
 
 
 def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
@@ -102,8 +111,8 @@ def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
 
 def _made_by(section: Section, book: Book, scale: str) -> str:
     """The command of a table or figure, and what it has still to make."""
-    made, failed, planned = book.progress(section.suite, scale)
-    seeds = max(len(place.names) for place in book.placed[section.suite, scale])
+    made, failed, planned = book.tally(section.suite, scale)
+    seeds = max(len(cell.names) for cell in book.cells[section.suite, scale])
     notes = [f"{planned} runs", f"{seeds} {'seed' if seeds == 1 else 'seeds'} a setting"]
     notes += [] if made == planned else [f"{made} made so far"]
     notes += [f"{failed} failed"] if failed else []
@@ -121,15 +130,15 @@ def _status(book: Book) -> str:
     """Runs made of every table and figure at every scale."""
     rows = []
     for suite in SUITES:
-        counts = [book.progress(suite, scale) for scale in REPORTED]
+        counts = [book.tally(suite, scale) for scale in REPORTED]
         nothing = "" if SUITES[suite].vision else "waits"
-        cells = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else nothing
+        texts = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else nothing
                  for made, failed, planned in counts]  # fmt: skip
-        rows.append([f"`{suite}`", *cells])
+        rows.append([f"`{suite}`", *texts])
     about = (
         f"Runs made of those planned; what is missing is made by {command('NAME', 'SCALE')}, which says with "
         "`--plan` how long it takes. Tables and figures share runs, and show a scale once more than half of their "
-        "places have one. `waits`: its runs depend on a sweep still to make. The Vision Transformer does not depend on "
+        "cells have one. `waits`: its runs depend on a sweep still to make. The Vision Transformer does not depend on "
         "the language model's scale: `nano` is digits, `60m` ImageNet."
     )
     return f"{about}\n\n{table(('suite', *REPORTED), rows)}"
@@ -146,12 +155,11 @@ def _short(commit: str) -> str:
     return f"{digits[:7]}{plus}{changes}"
 
 
-def _versions(found: Sequence[dict[str, object]]) -> str:
+def _versions(found: Sequence[Result]) -> str:
     """Every package with its versions; counted if runs differ."""
     seen: dict[str, list[str]] = {}
     for result in found:
-        versions = result.get("versions")
-        for package, version in (versions if isinstance(versions, dict) else {}).items():
+        for package, version in result.versions.items():
             seen.setdefault(package, []).append(version)
     return ", ".join(
         f"{package} {versions[0] if len(set(versions)) == 1 else _counted(versions)}"

@@ -15,14 +15,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from experiments.report.data import Reading, last_refresh, training_seconds
-from experiments.report.statistics import PERPLEXITY, Place, Summary, summarise
+from experiments.report.statistics import PERPLEXITY, Cell, Summary, summarise
 from experiments.report.text import settings, with_labels
+from experiments.suites.results import Result
 from experiments.training.figures import COLOURS, MARKERS, STYLE
 
 WIDTH = 9.0
 """Inches; about as wide as GitHub shows a file."""
 MOST_NUMBERS = 12
-"""Heat maps with more columns have no numbers in their cells."""
+"""Heat maps with more columns have no numbers in their texts."""
 SEED_COLOUR = "#999999"
 _SVG: dict[Any, Any] = {"svg.hashsalt": "optax-alphadecay", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
 # Hundredths of a point are enough, and last digits may differ between processors.
@@ -42,7 +43,7 @@ def save(draw: Callable[[], Figure], path: pathlib.Path) -> None:
     path.write_text(_INDENT.sub("\n", rounded))
 
 
-def draw_types(uniform: dict[str, Any], ours: dict[str, Any]) -> Figure:
+def draw_types(uniform: Result, ours: Result) -> Figure:
     """Figure 1: alpha of every module by its type, and its share of the decay; a line at the mean of each type."""
     figure, axes = _side_by_side(3.4)
     panels = (
@@ -61,7 +62,7 @@ def draw_types(uniform: dict[str, Any], ours: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_layers(uniform: dict[str, Any], ours: dict[str, Any]) -> Figure:
+def draw_layers(uniform: Result, ours: Result) -> Figure:
     """Figure 3: alpha, and the share of the decay, of every module: types down, layers across."""
     figure, axes = _side_by_side(3.4)
     panels: tuple[tuple[Axes, str, list[Reading], Callable[[Reading], float]], ...] = (
@@ -80,21 +81,21 @@ def draw_layers(uniform: dict[str, Any], ours: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_decays(places: Sequence[Place]) -> Figure:
+def draw_decays(cells: Sequence[Cell]) -> Figure:
     """Figure 4: perplexity against the decay rate, and below it the mean and the spread of alpha."""
     figure = Figure(figsize=(WIDTH, 6), layout="constrained")
     top, mean, spread = figure.subplot_mosaic("AA;BC", height_ratios=[1.25, 1]).values()
-    rates = settings(places, "weight decay")
-    panels: tuple[tuple[Axes, str, Callable[[Place], Summary | None]], ...] = (
-        (top, "perplexity", lambda place: summarise(place.values(PERPLEXITY.shown))),
-        (mean, "mean alpha of the modules", lambda place: summarise(_alphas(place, np.nanmean))),
-        (spread, "std of alpha over modules", lambda place: summarise(_alphas(place, np.nanstd))),
+    rates = settings(cells, "weight decay")
+    panels: tuple[tuple[Axes, str, Callable[[Cell], Summary | None]], ...] = (
+        (top, "perplexity", lambda cell: summarise(cell.values(PERPLEXITY.shown))),
+        (mean, "mean alpha of the modules", lambda cell: summarise(_alphas(cell, np.nanmean))),
+        (spread, "std of alpha over modules", lambda cell: summarise(_alphas(cell, np.nanstd))),
     )
     for panel, label, value in panels:
-        for index, method in enumerate(settings(places, "method")):
+        for index, method in enumerate(settings(cells, "method")):
             points = [(row, summary) for row, rate in enumerate(rates)
-                      if (place := with_labels(places, method=method, weight_decay=rate))
-                      and (summary := value(place))]  # fmt: skip
+                      if (cell := with_labels(cells, method=method, weight_decay=rate))
+                      and (summary := value(cell))]  # fmt: skip
             _points(panel, points, index, f"{method}", offset=0.1 * index - 0.05)
         _name_columns(panel, [f"{rate:g}" for rate in rates])
         panel.set(xlabel="weight decay", ylabel=label)
@@ -102,7 +103,7 @@ def draw_decays(places: Sequence[Place]) -> Figure:
     return figure
 
 
-def draw_settings(rows: Mapping[str, Place], chosen: Place | None, uniform: Place | None) -> Figure:
+def draw_settings(rows: Mapping[str, Cell], chosen: Cell | None, uniform: Cell | None) -> Figure:
     """Figures 5, 6, 7 and 9: perplexity of each setting, all seeds small and grey behind the mean and its deviation.
 
     Args:
@@ -112,16 +113,16 @@ def draw_settings(rows: Mapping[str, Place], chosen: Place | None, uniform: Plac
     """
     figure = Figure(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
     axes = figure.add_subplot(xlabel="validation perplexity (mean ± standard deviation over seeds)")
-    for row, place in enumerate(rows.values()):
-        values = place.values(PERPLEXITY.shown)
+    for row, cell in enumerate(rows.values()):
+        values = cell.values(PERPLEXITY.shown)
         summary = summarise(values)
         if summary is None:
-            axes.text(0.01, row, "failed" if place.failures else "not made", va="center", color=SEED_COLOUR,
+            axes.text(0.01, row, "failed" if cell.failures else "not made", va="center", color=SEED_COLOUR,
                       transform=axes.get_yaxis_transform())  # fmt: skip
             continue
-        colour, marker = (COLOURS[5], "D") if place is chosen else (COLOURS[0], "o")
+        colour, marker = (COLOURS[5], "D") if cell is chosen else (COLOURS[0], "o")
         axes.plot(list(values.values()), [row] * len(values), "o", color=SEED_COLOUR, markersize=4, alpha=0.8)
-        label = "base setting" if place is chosen else None
+        label = "base setting" if cell is chosen else None
         axes.errorbar(
             summary.mean, row, xerr=summary.std, fmt=marker, color=colour, capsize=4, markersize=7, label=label
         )
@@ -133,34 +134,34 @@ def draw_settings(rows: Mapping[str, Place], chosen: Place | None, uniform: Plac
     return figure
 
 
-def draw_gaps(places: Sequence[Place]) -> Figure:
+def draw_gaps(cells: Sequence[Cell]) -> Figure:
     """Figure 8: perplexity, and the time of a run, against the steps between refreshes."""
     figure, (left, right) = _side_by_side(3.2)
-    for index, place in enumerate(places):
-        times = {seed: training_seconds(result) for seed, result in place.finished.items()}
-        for panel, values in ((left, place.values(PERPLEXITY.shown)), (right, times)):
+    for index, cell in enumerate(cells):
+        times = {seed: training_seconds(result) for seed, result in cell.finished.items()}
+        for panel, values in ((left, cell.values(PERPLEXITY.shown)), (right, times)):
             panel.plot([index] * len(values), list(values.values()), "o", color=SEED_COLOUR, markersize=4, alpha=0.8)
-        if summary := summarise(place.values(PERPLEXITY.shown)):
+        if summary := summarise(cell.values(PERPLEXITY.shown)):
             _points(left, [(index, summary)], 0, None)
         if times:
             _points(right, [(index, Summary(1, min(times.values()), None))], 2, None)
     for panel, label in ((left, "validation perplexity"), (right, "seconds in steps, fastest seed")):
-        _name_columns(panel, [f"{place.labels['refresh every']:g}" for place in places])
+        _name_columns(panel, [f"{cell.labels['refresh every']:g}" for cell in cells])
         panel.set(xlabel="steps between refreshes", ylabel=label)
     right.set_ylim(0, 1.15 * right.dataLim.ymax)
     return figure
 
 
-def draw_sweep(places: Sequence[Place]) -> Figure:
+def draw_sweep(cells: Sequence[Cell]) -> Figure:
     """Validation loss over learning rate and decay: one map a method, its best decay above 0 in a frame."""
-    methods = [method for method in settings(places, "method") if method != "WD=0"]
-    rates = sorted(float(rate) for rate in settings(places, "weight decay"))
-    speeds = sorted((float(speed) for speed in settings(places, "learning rate")), reverse=True)
+    methods = [method for method in settings(cells, "method") if method != "WD=0"]
+    rates = sorted(float(rate) for rate in settings(cells, "weight decay"))
+    speeds = sorted((float(speed) for speed in settings(cells, "learning rate")), reverse=True)
     maps = np.full((len(methods), len(speeds), len(rates)), np.nan)
     for (index, row, col), _ in np.ndenumerate(maps):
         method = methods[index] if rates[col] else "WD=0"
-        place = with_labels(places, method=method, weight_decay=rates[col], learning_rate=speeds[row])
-        maps[index, row, col] = next(iter(place.values("loss").values()), np.nan) if place else np.nan
+        cell = with_labels(cells, method=method, weight_decay=rates[col], learning_rate=speeds[row])
+        maps[index, row, col] = next(iter(cell.values("loss").values()), np.nan) if cell else np.nan
     limits = (np.nanmin(maps), np.nanquantile(maps, 0.8)) if np.isfinite(maps).any() else (0.0, 1.0)
     figure = Figure(figsize=(WIDTH, 1.2 + 1.1 * len(speeds)), layout="constrained")
     for panel, method, losses in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, methods, maps, strict=False):
@@ -174,11 +175,11 @@ def draw_sweep(places: Sequence[Place]) -> Figure:
     return figure
 
 
-def _alphas(place: Place, statistic: Callable[[Any], Any]) -> dict[int, float]:
+def _alphas(cell: Cell, statistic: Callable[[Any], Any]) -> dict[int, float]:
     """A statistic of the alphas of all modules at the last refresh, by seed."""
     return {
         seed: float(statistic([reading.score for reading in last_refresh(result)]))
-        for seed, result in place.finished.items()
+        for seed, result in cell.finished.items()
     }
 
 
@@ -194,7 +195,7 @@ def _points(
 
 
 def _heat_map(axes: Axes, values: np.ndarray, form: str, limits: tuple[float, float] | None = None) -> None:
-    """Cells in shades, dark for low, and their numbers; cells without a number are grey."""
+    """Cells in shades, dark for low, and their numbers; texts without a number are grey."""
     low, high = limits or (float(np.nanmin(values)), float(np.nanmax(values)))
     colours = matplotlib.colormaps["cividis"].with_extremes(bad="#dddddd")
     columns, rows = range(values.shape[1]), range(values.shape[0])

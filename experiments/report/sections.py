@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from experiments.report import figures, tables
 from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio, training_seconds
 from experiments.report.published import refresh_seconds
-from experiments.report.statistics import ACCURACY, PERPLEXITY, Measure, Place, best_of, compare_places
+from experiments.report.statistics import ACCURACY, PERPLEXITY, Cell, Measure, best_of, compare_cells
 from experiments.report.text import LEGEND, number, outcome, settings, with_labels
+from experiments.suites.results import Result
 
 WORDS = {
     "linear": "linear",
@@ -79,12 +80,12 @@ def _by_decay(suite: str, tuned: str = "", measure: Measure = PERPLEXITY) -> Cal
 
 
 def _by_seed(book: Book, scale: str) -> Part:
-    places = book.placed["table-4", scale]
-    ours, uniform = (with_labels(places, method=method) for method in ("AlphaDecay", "Uniform"))
-    compared = compare_places(ours, uniform, PERPLEXITY) if ours and uniform else None
-    best = best_of(places, PERPLEXITY)
+    cells = book.cells["table-4", scale]
+    ours, uniform = (with_labels(cells, method=method) for method in ("AlphaDecay", "Uniform"))
+    compared = compare_cells(ours, uniform, PERPLEXITY) if ours and uniform else None
+    best = best_of(cells, PERPLEXITY)
     line = f"Best mean: {best.labels['method'] if best else 'none'}. AlphaDecay against Uniform: {outcome(compared)}."
-    return Part(line, tables.methods_by_seed(places))
+    return Part(line, tables.methods_by_seed(cells))
 
 
 def _equal_mean(book: Book, scale: str) -> Part:
@@ -101,8 +102,8 @@ def _structure(draw: Callable[[Any, Any], Figure], suite: str) -> Callable[[Book
     """Figures 1 and 3."""
 
     def part(book: Book, scale: str) -> Part:
-        runs = [with_labels(book.placed[suite, scale], method=method) for method in ("Uniform", "AlphaDecay")]
-        uniform, ours = (next(iter(place.finished.values()), None) if place else None for place in runs)
+        runs = [with_labels(book.cells[suite, scale], method=method) for method in ("Uniform", "AlphaDecay")]
+        uniform, ours = (next(iter(cell.finished.values()), None) if cell else None for cell in runs)
         if uniform is None or ours is None:
             return Part("One of its two runs has failed.")
         alphas = [reading.score for reading in last_refresh(uniform)]
@@ -118,7 +119,7 @@ def _structure(draw: Callable[[Any, Any], Figure], suite: str) -> Callable[[Book
     return part
 
 
-def _means_by_kind(result: dict[str, Any]) -> dict[str, float]:
+def _means_by_kind(result: Result) -> dict[str, float]:
     """Mean alpha of each type of module at the last refresh."""
     readings = last_refresh(result)
     return {
@@ -128,87 +129,85 @@ def _means_by_kind(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _decays(book: Book, scale: str) -> Part:
-    places = book.placed["figure-4", scale]
+    cells = book.cells["figure-4", scale]
     lowest = []
-    for method in settings(places, "method"):
-        if best := best_of((place for place in places if place.labels["method"] == method), PERPLEXITY):
+    for method in settings(cells, "method"):
+        if best := best_of((cell for cell in cells if cell.labels["method"] == method), PERPLEXITY):
             lowest.append(f"{method} {number(best)} at decay {best.labels['weight decay']:g}")
     line = f"Lowest perplexity: {', '.join(lowest)}."
-    return Part(line, _missing(places), functools.partial(figures.draw_decays, places))
+    return Part(line, _missing(cells), functools.partial(figures.draw_decays, cells))
 
 
 def _ablation(suite: str) -> Callable[[Book, str], Part]:
     """Figures 5, 6, 7 and 9."""
 
     def part(book: Book, scale: str) -> Part:
-        places = book.placed[suite, scale]
-        rows = {f"{_words(place)}{_times(place)}": place for place in places}
-        chosen = _chosen(book, scale, places)
-        draw = functools.partial(figures.draw_settings, rows, chosen, _uniform(book, scale, places))
-        return Part(_best_and_chosen(places, chosen), _missing(places), draw)
+        cells = book.cells[suite, scale]
+        rows = {f"{_words(cell)}{_times(cell)}": cell for cell in cells}
+        chosen = _chosen(book, scale, cells)
+        draw = functools.partial(figures.draw_settings, rows, chosen, _uniform(book, scale, cells))
+        return Part(_best_and_chosen(cells, chosen), _missing(cells), draw)
 
     return part
 
 
 def _gaps(book: Book, scale: str) -> Part:
-    places = book.placed["figure-8", scale]
+    cells = book.cells["figure-8", scale]
     fastest = [
-        f"{min(map(training_seconds, place.finished.values())):.1f} ({_words(place)})"
-        for place in places
-        if place.finished
+        f"{min(map(training_seconds, cell.finished.values())):.1f} ({_words(cell)})" for cell in cells if cell.finished
     ]
-    best = _best_and_chosen(places, _chosen(book, scale, places))
+    best = _best_and_chosen(cells, _chosen(book, scale, cells))
     line = f"{best} Seconds in steps, fastest seed: {', '.join(fastest)}."
-    return Part(line, _missing(places), functools.partial(figures.draw_gaps, places))
+    return Part(line, _missing(cells), functools.partial(figures.draw_gaps, cells))
 
 
 def _sweep(suite: str) -> Callable[[Book, str], Part]:
     def part(book: Book, scale: str) -> Part:
-        places, best = book.placed[suite, scale], []
-        for method in settings(places, "method"):
-            of_method = [place for place in places if place.labels["method"] == method]
-            if place := best_of(of_method, PERPLEXITY):
-                loss, labels = next(iter(place.values("loss").values())), place.labels
+        cells, best = book.cells[suite, scale], []
+        for method in settings(cells, "method"):
+            of_method = [cell for cell in cells if cell.labels["method"] == method]
+            if cell := best_of(of_method, PERPLEXITY):
+                loss, labels = next(iter(cell.values("loss").values())), cell.labels
                 best.append(
                     (loss, f"{method} {loss:.3f} (lr {labels['learning rate']:g}, decay {labels['weight decay']:g})")
                 )
         line = f"Lowest validation loss of each method, one seed: {', '.join(text for _, text in sorted(best))}."
-        return Part(line, _missing(places), functools.partial(figures.draw_sweep, places))
+        return Part(line, _missing(cells), functools.partial(figures.draw_sweep, cells))
 
     return part
 
 
 def _steps(book: Book, scale: str) -> Part:
     line = "Validation perplexity of uniform decay; the best decay of each length is bold. One seed."
-    return Part(line, tables.sweep_steps(book.placed["sweep-steps", scale]))
+    return Part(line, tables.sweep_steps(book.cells["sweep-steps", scale]))
 
 
 def _vision_sweep(book: Book, scale: str) -> Part:
     line = "Top-1 accuracy in percent of uniform decay with Adam; the best is bold. One seed."
-    return Part(line, tables.sweep_vision(book.placed["sweep-vision", scale]))
+    return Part(line, tables.sweep_vision(book.cells["sweep-vision", scale]))
 
 
-def _words(place: Place) -> str:
-    """The one label of an ablation's place, in words."""
-    ((label, value),) = place.labels.items()
+def _words(cell: Cell) -> str:
+    """The one label of an ablation's cell, in words."""
+    ((label, value),) = cell.labels.items()
     return WORDS.get(value, value) if isinstance(value, str) else f"{label} {value:g}"
 
 
-def _times(place: Place) -> str:
-    """The mean decay of a place's first run over the base rate, in brackets; nothing without a run."""
-    first = next(iter(place.finished.values()), None)
+def _times(cell: Cell) -> str:
+    """The mean decay of a cell's first run over the base rate, in brackets; nothing without a run."""
+    first = next(iter(cell.finished.values()), None)
     return f" (x {mean_ratio(first):.2f})" if first else ""
 
 
-def _chosen(book: Book, scale: str, places: Sequence[Place]) -> Place | None:
-    """The place with the settings of the base run."""
-    return next((place for place in places if book.base_names[scale] in place.names.values()), None)
+def _chosen(book: Book, scale: str, cells: Sequence[Cell]) -> Cell | None:
+    """The cell with the settings of the base run."""
+    return next((cell for cell in cells if book.base_names[scale] in cell.names.values()), None)
 
 
-def _uniform(book: Book, scale: str, places: Sequence[Place]) -> Place | None:
+def _uniform(book: Book, scale: str, cells: Sequence[Cell]) -> Cell | None:
     """Uniform decay with the seeds that an ablation has."""
-    uniform = with_labels(book.placed["table-4", scale], method="Uniform")
-    seeds = {seed for place in places for seed in place.names}
+    uniform = with_labels(book.cells["table-4", scale], method="Uniform")
+    seeds = {seed for cell in cells for seed in cell.names}
     if uniform is None:
         return None
     return dataclasses.replace(
@@ -216,9 +215,9 @@ def _uniform(book: Book, scale: str, places: Sequence[Place]) -> Place | None:
     )
 
 
-def _best_and_chosen(places: Sequence[Place], chosen: Place | None) -> str:
+def _best_and_chosen(cells: Sequence[Cell], chosen: Cell | None) -> str:
     """Which setting has the best mean, and how the base run's does against it."""
-    best = best_of(places, PERPLEXITY)
+    best = best_of(cells, PERPLEXITY)
     if best is None:
         return "All runs have failed."
     if best is chosen:
@@ -227,19 +226,19 @@ def _best_and_chosen(places: Sequence[Place], chosen: Place | None) -> str:
     if chosen is None:
         return line
     return (
-        f"{line} Against it the base setting, {_words(chosen)}, is {outcome(compare_places(chosen, best, PERPLEXITY))}."
+        f"{line} Against it the base setting, {_words(chosen)}, is {outcome(compare_cells(chosen, best, PERPLEXITY))}."
     )
 
 
-def _missing(places: Sequence[Place]) -> str:
-    """What a figure cannot show: places with fewer runs than planned; empty if there are none."""
+def _missing(cells: Sequence[Cell]) -> str:
+    """What a figure cannot show: cells with fewer runs than planned; empty if there are none."""
     notes = []
-    for place in places:
-        if len(place.finished) < len(place.names):
-            labels = [f"{name} {WORDS.get(str(value), value)}" for name, value in place.labels.items()]
-            notes.append(f"{', '.join(labels)}: {number(place)}")
+    for cell in cells:
+        if len(cell.finished) < len(cell.names):
+            labels = [f"{name} {WORDS.get(str(value), value)}" for name, value in cell.labels.items()]
+            notes.append(f"{', '.join(labels)}: {number(cell)}")
     if len(notes) > MOST_NOTES:
-        return f"Incomplete: {len(notes)} of {len(places)} settings lack runs."
+        return f"Incomplete: {len(notes)} of {len(cells)} settings lack runs."
     return f"Incomplete: {'; '.join(notes)}." if notes else ""
 
 

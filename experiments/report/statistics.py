@@ -3,13 +3,14 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 
-from experiments.suites import results
-from experiments.suites.paper import Labels, Run
+from experiments.suites.identity import name_of
+from experiments.suites.paper import Labels, PlannedRun
+from experiments.suites.results import Result
 
 SIGNIFICANCE = 0.05
 
@@ -55,24 +56,24 @@ class Comparison(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """One place of a table or figure: the same settings, run with several seeds."""
+class Cell:
+    """One cell of a table or figure: the same settings, run with several seeds."""
 
     labels: Labels
     names: Mapping[int, str]
     """Names of its runs by seed."""
-    results: Mapping[int, dict[str, Any]]
+    results: Mapping[int, Result]
     """Those that were made, failures included, by seed."""
 
     def values(self, name: str, factor: float = 1.0) -> dict[int, float]:
         """A number of `final` by seed, for the runs that have it."""
-        finals = {seed: result["final"].get(name) for seed, result in self.finished.items()}
+        finals = {seed: result.final.get(name) for seed, result in self.finished.items()}
         return {seed: factor * value for seed, value in finals.items() if value is not None}
 
     @property
-    def finished(self) -> dict[int, dict[str, Any]]:
+    def finished(self) -> dict[int, Result]:
         """Results that are not failures, by seed."""
-        return {seed: result for seed, result in self.results.items() if not results.failed(result)}
+        return {seed: result for seed, result in self.results.items() if not result.failed}
 
     @property
     def failures(self) -> int:
@@ -80,7 +81,7 @@ class Place:
         return len(self.results) - len(self.finished)
 
 
-def places(runs: Iterable[Run], found: Mapping[str, dict[str, Any]]) -> list[Place]:
+def group(runs: Iterable[PlannedRun], found: Mapping[str, Result]) -> list[Cell]:
     """Groups the runs of a suite by what they have in common.
 
     Args:
@@ -88,16 +89,16 @@ def places(runs: Iterable[Run], found: Mapping[str, dict[str, Any]]) -> list[Pla
         found: Results by the name of the run.
 
     Returns:
-        One place for each set of labels, in the order of the suite.
+        One cell for each set of labels, in the order of the suite.
     """
-    grouped: dict[tuple[tuple[str, str | float], ...], Place] = {}
+    grouped: dict[tuple[tuple[str, str | float], ...], Cell] = {}
     for labels, config in runs:
-        place = grouped.setdefault(tuple(labels.items()), Place(labels, {}, {}))
-        name = results.name_of(config)
+        cell = grouped.setdefault(tuple(labels.items()), Cell(labels, {}, {}))
+        name = name_of(config)
         grouped[tuple(labels.items())] = dataclasses.replace(
-            place,
-            names={**place.names, config.seed: name},
-            results={**place.results, **({config.seed: found[name]} if name in found else {})},
+            cell,
+            names={**cell.names, config.seed: name},
+            results={**cell.results, **({config.seed: found[name]} if name in found else {})},
         )
     return list(grouped.values())
 
@@ -134,8 +135,8 @@ def compare(ours: Mapping[int, float], others: Mapping[int, float]) -> Compariso
     )
 
 
-def compare_places(ours: Place, others: Place, measure: Measure) -> Comparison | None:
-    """Compares two places by what the measure says to test."""
+def compare_cells(ours: Cell, others: Cell, measure: Measure) -> Comparison | None:
+    """Compares two cells by what the measure says to test."""
     return compare(ours.values(measure.tested, measure.factor), others.values(measure.tested, measure.factor))
 
 
@@ -148,9 +149,9 @@ def verdict(comparison: Comparison, measure: Measure) -> str:
     return "better" if (comparison.difference < 0) == measure.lower_is_better else "worse"
 
 
-def best_of(candidates: Iterable[Place], measure: Measure) -> Place | None:
-    """The place with the best mean; None if none has a run."""
-    means = [(summary.mean, place) for place in candidates if (summary := summarise(place.values(measure.shown)))]
+def best_of(candidates: Iterable[Cell], measure: Measure) -> Cell | None:
+    """The cell with the best mean; None if none has a run."""
+    means = [(summary.mean, cell) for cell in candidates if (summary := summarise(cell.values(measure.shown)))]
     if not means:
         return None
     return (min if measure.lower_is_better else max)(means, key=lambda pair: pair[0])[1]

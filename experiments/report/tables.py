@@ -9,11 +9,11 @@ from experiments.report.data import REPORTED, Book, mean_ratio
 from experiments.report.statistics import (
     ACCURACY,
     PERPLEXITY,
+    Cell,
     Comparison,
     Measure,
-    Place,
     best_of,
-    compare_places,
+    compare_cells,
     verdict,
 )
 from experiments.report.text import (
@@ -42,21 +42,21 @@ class Contest(NamedTuple):
     coupling: str
     setting: str
     """The base decay, or how it was chosen."""
-    methods: dict[str, Place]
+    methods: dict[str, Cell]
 
     def against_uniform(self) -> Comparison | None:
         """AlphaDecay and Uniform."""
-        return compare_places(self.methods[OURS], self.methods["Uniform"], PERPLEXITY)
+        return compare_cells(self.methods[OURS], self.methods["Uniform"], PERPLEXITY)
 
     def best_rival(self) -> str:
         """The method with the best mean among those that are not AlphaDecay."""
-        rivals = {name: place for name, place in self.methods.items() if name != OURS}
+        rivals = {name: cell for name, cell in self.methods.items() if name != OURS}
         best = best_of(rivals.values(), PERPLEXITY)
-        return next(name for name, place in rivals.items() if place is best)
+        return next(name for name, cell in rivals.items() if cell is best)
 
     def against_best(self) -> Comparison | None:
         """AlphaDecay and the best other method."""
-        return compare_places(self.methods[OURS], self.methods[self.best_rival()], PERPLEXITY)
+        return compare_cells(self.methods[OURS], self.methods[self.best_rival()], PERPLEXITY)
 
 
 def contests(book: Book) -> list[Contest]:
@@ -64,10 +64,10 @@ def contests(book: Book) -> list[Contest]:
     found = []
     for scale in REPORTED:
         for coupling, (suite, tuned, _) in TABLES.items():
-            places = book.placed[suite, scale]
-            for rate in settings(places, "weight decay"):
-                found.append(Contest(scale, coupling, f"{rate:g}", _methods(places, rate)))
-            found.append(Contest(scale, coupling, "tuned", _methods(book.placed[tuned, scale])))
+            cells = book.cells[suite, scale]
+            for rate in settings(cells, "weight decay"):
+                found.append(Contest(scale, coupling, f"{rate:g}", _methods(cells, rate)))
+            found.append(Contest(scale, coupling, "tuned", _methods(book.cells[tuned, scale])))
     return [
         contest
         for contest in found
@@ -119,59 +119,59 @@ def methods_by_decay(book: Book, suite: str, scale: str, tuned: str = "", measur
     Returns:
         A Markdown table.
     """
-    places = book.placed[suite, scale]
-    rates = settings(places, "weight decay")
-    columns = [column(_methods(places, rate), measure, against=OURS) for rate in rates]
+    cells = book.cells[suite, scale]
+    rates = settings(cells, "weight decay")
+    columns = [column(_methods(cells, rate), measure, against=OURS) for rate in rates]
     headings = ["method", *(f"decay {rate:g}" for rate in rates)]
     if tuned:
-        best = _methods(book.placed[tuned, scale])
+        best = _methods(book.cells[tuned, scale])
         # Who is best is known once all are there.
         complete = len(best) == len(METHODS)
-        cells = column(best, measure, against=OURS) if complete else {n: number(p, measure) for n, p in best.items()}
-        columns.append({name: f"{cells[name]}<br>{_chosen(place)}" for name, place in best.items()})
+        texts = column(best, measure, against=OURS) if complete else {n: number(p, measure) for n, p in best.items()}
+        columns.append({name: f"{texts[name]}<br>{_chosen(cell)}" for name, cell in best.items()})
         headings.append("best tuned")
-    names = [name for name in METHODS.values() if any(name in cells for cells in columns)]
-    return table(headings, [[name, *(cells.get(name, NOT_MADE) for cells in columns)] for name in names])
+    names = [name for name in METHODS.values() if any(name in texts for texts in columns)]
+    return table(headings, [[name, *(texts.get(name, NOT_MADE) for texts in columns)] for name in names])
 
 
-def methods_by_seed(places: Sequence[Place]) -> str:
+def methods_by_seed(cells: Sequence[Cell]) -> str:
     """Table 4: every seed, and AlphaDecay's t-test against each other method."""
-    rows, cells = {str(place.labels["method"]): place for place in places}, {}
-    for name, place in rows.items():
-        values = place.values(PERPLEXITY.shown)
-        cells[name] = [
-            f"{values[seed]:.2f}" if seed in values else "failed" if seed in place.results else NOT_MADE
-            for seed in place.names
+    rows, texts = {str(cell.labels["method"]): cell for cell in cells}, {}
+    for name, cell in rows.items():
+        values = cell.values(PERPLEXITY.shown)
+        texts[name] = [
+            f"{values[seed]:.2f}" if seed in values else "failed" if seed in cell.results else NOT_MADE
+            for seed in cell.names
         ]
     seeds = [f"seed {seed}" for seed in next(iter(rows.values())).names]
     ours, means = rows[OURS], column(rows)
-    tests = {name: "" if place is ours else outcome(compare_places(ours, place, PERPLEXITY))
-             for name, place in rows.items()}  # fmt: skip
+    tests = {name: "" if cell is ours else outcome(compare_cells(ours, cell, PERPLEXITY))
+             for name, cell in rows.items()}  # fmt: skip
     return table(
         ("method", *seeds, "mean ± std", "AlphaDecay is"),
-        [[name, *cells[name], means[name], tests[name]] for name in rows],
+        [[name, *texts[name], means[name], tests[name]] for name in rows],
     )
 
 
 def equal_mean(book: Book, suite: str, scale: str) -> str:
     """Uniform, AlphaDecay and its reverse at the same mean decay, and how much more the plain AlphaDecay decays."""
-    places = book.placed[suite, scale]
-    rates = settings(places, "weight decay")
-    columns = [column(_methods(places, rate), against="Uniform") for rate in rates]
-    rows = [[name, *(cells[name] for cells in columns)] for name in columns[0]]
+    cells = book.cells[suite, scale]
+    rates = settings(cells, "weight decay")
+    columns = [column(_methods(cells, rate), against="Uniform") for rate in rates]
+    rows = [[name, *(texts[name] for texts in columns)] for name in columns[0]]
     plain = [_plain(book, scale, rate) for rate in rates]
-    rows.append(["AlphaDecay as in the paper", *(number(place) if place else NOT_MADE for place in plain)])
-    ratios = [_mean_ratio(place) for place in plain]
+    rows.append(["AlphaDecay as in the paper", *(number(cell) if cell else NOT_MADE for cell in plain)])
+    ratios = [_mean_ratio(cell) for cell in plain]
     rows.append(["its mean decay / base rate", *(NOT_MADE if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
     return table(("method", *(f"decay {rate:g}" for rate in rates)), rows)
 
 
 def mean_of_weights(book: Book, scale: str) -> str:
     """What equal means over modules are over weights, of which some modules have more."""
-    places, means = book.placed["equal-mean", scale], []
-    for name in settings(places, "method"):
-        made = [result for place in places if place.labels["method"] == name for result in place.finished.values()]
-        ratios = [mean_ratio(result, of_weights=True) for result in made if result["refreshes"]]
+    cells, means = book.cells["equal-mean", scale], []
+    for name in settings(cells, "method"):
+        made = [result for cell in cells if cell.labels["method"] == name for result in cell.finished.values()]
+        ratios = [mean_ratio(result, of_weights=True) for result in made if result.refreshes]
         if ratios:
             means.append(f"{name} {sum(ratios) / len(ratios):.2f}")
     return f"Mean over weights instead of modules, over the base rate: {', '.join(means)}." if means else ""
@@ -179,8 +179,8 @@ def mean_of_weights(book: Book, scale: str) -> str:
 
 def equal_mean_over_seeds(book: Book, scale: str) -> str:
     """Uniform, AlphaDecay and its reverse at the same mean decay, with many seeds at one decay."""
-    cells = column(_methods(book.placed["equal-mean-seeds", scale]), against="Uniform")
-    return table(("method", "perplexity"), cells.items())
+    texts = column(_methods(book.cells["equal-mean-seeds", scale]), against="Uniform")
+    return table(("method", "perplexity"), texts.items())
 
 
 def equal_mean_in_a_line(book: Book, suite: str, scale: str) -> str:
@@ -192,66 +192,64 @@ def equal_mean_in_a_line(book: Book, suite: str, scale: str) -> str:
     )
 
 
-def sweep_steps(places: Sequence[Place]) -> str:
+def sweep_steps(cells: Sequence[Cell]) -> str:
     """Validation loss by length of the run and decay."""
-    rates, lengths = settings(places, "weight decay"), settings(places, "steps")
+    rates, lengths = settings(cells, "weight decay"), settings(cells, "steps")
     rows = []
     for length in lengths:
-        row = {rate: with_labels(places, steps=length, weight_decay=rate) for rate in rates}
-        best = best_of([place for place in row.values() if place], PERPLEXITY)
-        cells = [number(place) if place else NOT_MADE for place in row.values()]
-        bold = [f"**{cell}**" if place and place is best else cell
-                for cell, place in zip(cells, row.values(), strict=True)]  # fmt: skip
+        row = {rate: with_labels(cells, steps=length, weight_decay=rate) for rate in rates}
+        best = best_of([cell for cell in row.values() if cell], PERPLEXITY)
+        texts = [number(cell) if cell else NOT_MADE for cell in row.values()]
+        bold = [f"**{text}**" if cell and cell is best else text
+                for text, cell in zip(texts, row.values(), strict=True)]  # fmt: skip
         rows.append([f"{length:g}", *bold])
     return table(("steps", *(f"decay {rate:g}" for rate in rates)), rows)
 
 
-def sweep_vision(places: Sequence[Place]) -> str:
+def sweep_vision(cells: Sequence[Cell]) -> str:
     """Accuracy by decay, in one row."""
-    cells = column({f"decay {place.labels['weight decay']:g}": place for place in places}, ACCURACY)
-    return table(("", *cells), [["accuracy", *cells.values()]])
+    texts = column({f"decay {cell.labels['weight decay']:g}": cell for cell in cells}, ACCURACY)
+    return table(("", *texts), [["accuracy", *texts.values()]])
 
 
 def methods_by_decay_in_a_line(book: Book, suite: str, scale: str, tuned: str, measure: Measure) -> str:
     """The best method of each column, and how AlphaDecay does against Uniform over all of them."""
-    places = book.placed[suite, scale]
-    columns = {f"at decay {rate:g}": _methods(places, rate) for rate in settings(places, "weight decay")}
-    if tuned and len(methods := _methods(book.placed[tuned, scale])) == len(METHODS):
+    cells = book.cells[suite, scale]
+    columns = {f"at decay {rate:g}": _methods(cells, rate) for rate in settings(cells, "weight decay")}
+    if tuned and len(methods := _methods(book.cells[tuned, scale])) == len(METHODS):
         columns["tuned"] = methods
     best = {name: best_of(methods.values(), measure) for name, methods in columns.items()}
-    names = ", ".join(f"{place.labels['method']} {name}" for name, place in best.items() if place)
-    found = [compare_places(methods[OURS], methods["Uniform"], measure)
+    names = ", ".join(f"{cell.labels['method']} {name}" for name, cell in best.items() if cell)
+    found = [compare_cells(methods[OURS], methods["Uniform"], measure)
              for methods in columns.values() if {OURS, "Uniform"} <= methods.keys()]  # fmt: skip
     return f"Best: {names}. Against Uniform, AlphaDecay is {_tally(found, measure)}."
 
 
-def _methods(places: Iterable[Place], rate: str | float | None = None) -> dict[str, Place]:
+def _methods(cells: Iterable[Cell], rate: str | float | None = None) -> dict[str, Cell]:
     """Places by method, at one decay if they have several."""
     return {
-        str(place.labels["method"]): place
-        for place in places
-        if rate is None or place.labels.get("weight decay") == rate
+        str(cell.labels["method"]): cell for cell in cells if rate is None or cell.labels.get("weight decay") == rate
     }
 
 
-def _chosen(place: Place) -> str:
-    """The learning rate and the decay of the runs of a place."""
-    if not place.results:
+def _chosen(cell: Cell) -> str:
+    """The learning rate and the decay of the runs of a cell."""
+    if not cell.results:
         return ""
-    optimizer = next(iter(place.results.values()))["config"]["optimizer"]
+    optimizer = next(iter(cell.results.values())).settings["optimizer"]
     decay = "" if optimizer["method"] == "none" else f", decay {optimizer['weight_decay']:g}"
     return f"lr {optimizer['learning_rate']:g}{decay}"
 
 
-def _plain(book: Book, scale: str, rate: str | float) -> Place | None:
+def _plain(book: Book, scale: str, rate: str | float) -> Cell | None:
     """AlphaDecay as in the paper, from the table of the ablations' coupling."""
     suite = TABLES[SCALES[scale].main][0]
-    return with_labels(book.placed[suite, scale], method=OURS, weight_decay=rate)
+    return with_labels(book.cells[suite, scale], method=OURS, weight_decay=rate)
 
 
-def _mean_ratio(place: Place | None) -> float | None:
+def _mean_ratio(cell: Cell | None) -> float | None:
     """Mean over seeds of a run's mean decay over its base rate."""
-    ratios = [mean_ratio(result) for result in place.finished.values()] if place else []
+    ratios = [mean_ratio(result) for result in cell.finished.values()] if cell else []
     return sum(ratios) / len(ratios) if ratios else None
 
 
@@ -269,10 +267,10 @@ def _tally(comparisons: Iterable[Comparison | None], measure: Measure = PERPLEXI
 
 def _at_equal_mean(book: Book, suite: str, scale: str) -> dict[str, dict[str | float, Comparison | None]]:
     """AlphaDecay with mean 1 against Uniform and against its reverse, by decay."""
-    places = book.placed[suite, scale]
-    by_rate = {rate: _methods(places, rate) for rate in settings(places, "weight decay")}
+    cells = book.cells[suite, scale]
+    by_rate = {rate: _methods(cells, rate) for rate in settings(cells, "weight decay")}
     return {
-        words: {rate: compare_places(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)
+        words: {rate: compare_cells(methods["AlphaDecay, mean 1"], methods[rival], PERPLEXITY)
                 for rate, methods in by_rate.items()}
         for words, rival in (("Uniform", "Uniform"), ("its reverse", "AlphaDecay reversed, mean 1"))
     }  # fmt: skip

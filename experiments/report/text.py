@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from experiments.report.statistics import (
     PERPLEXITY,
     SIGNIFICANCE,
+    Cell,
     Comparison,
     Measure,
-    Place,
     best_of,
-    compare_places,
+    compare_cells,
     summarise,
     verdict,
 )
@@ -40,7 +40,7 @@ def command(suite: str, scale: str = "nano") -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
     """A Markdown table, ending in a newline; numbers are set to the right, all but the first column."""
     lines = [columns, ["---", *["---:" if numbers else "---"] * (len(columns) - 1)], *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "".join(f"| {' | '.join(texts)} |\n" for texts in lines)
 
 
 def p_value(p: float) -> str:
@@ -48,40 +48,40 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def number(place: Place, measure: Measure = PERPLEXITY) -> str:
-    """Mean and standard deviation of a place, and how many runs they are of unless all are there."""
-    summary = summarise(place.values(measure.shown, measure.factor))
+def number(cell: Cell, measure: Measure = PERPLEXITY) -> str:
+    """Mean and standard deviation of a cell, and how many runs they are of unless all are there."""
+    summary = summarise(cell.values(measure.shown, measure.factor))
     if summary is None:
-        return "failed" if place.failures else NOT_MADE
+        return "failed" if cell.failures else NOT_MADE
     text = f"{summary.mean:.2f}" + ("" if summary.std is None else f" ± {summary.std:.2f}")
-    notes = [] if summary.n == len(place.names) else [f"n = {summary.n} of {len(place.names)}"]
-    notes += [f"{place.failures} failed"] if place.failures else []
+    notes = [] if summary.n == len(cell.names) else [f"n = {summary.n} of {len(cell.names)}"]
+    notes += [f"{cell.failures} failed"] if cell.failures else []
     return f"{text} ({', '.join(notes)})" if notes else text
 
 
-def column(rows: Mapping[str, Place], measure: Measure = PERPLEXITY, *, against: str = "") -> dict[str, str]:
-    """The cells of settings that compete.
+def column(rows: Mapping[str, Cell], measure: Measure = PERPLEXITY, *, against: str = "") -> dict[str, str]:
+    """The texts of settings that compete.
 
     Args:
-        rows: A place for each setting.
+        rows: A cell for each setting.
         measure: What is shown, and what is tested.
-        against: The setting that all others are tested against, in a second line of their cells; empty for none.
+        against: The setting that all others are tested against, in a second line of their texts; empty for none.
 
     Returns:
         A cell for each setting; the best is bold, and those that cannot be told from it have a dagger.
     """
-    best, cells = best_of(rows.values(), measure), {}
-    for name, place in rows.items():
-        text = number(place, measure)
-        if best is place:
+    best, texts = best_of(rows.values(), measure), {}
+    for name, cell in rows.items():
+        text = number(cell, measure)
+        if best is cell:
             text = f"**{text}**"
-        elif best and (comparison := compare_places(place, best, measure)) and is_tie(comparison):
+        elif best and (comparison := compare_cells(cell, best, measure)) and is_tie(comparison):
             text += " †"
         rival = rows.get(against)
-        if rival and rival is not place and (comparison := compare_places(place, rival, measure)):
+        if rival and rival is not cell and (comparison := compare_cells(cell, rival, measure)):
             text += "" if comparison.p is None else f"<br>{p_value(comparison.p)}"
-        cells[name] = text
-    return cells
+        texts[name] = text
+    return texts
 
 
 def is_tie(comparison: Comparison) -> bool:
@@ -101,12 +101,12 @@ def outcome(comparison: Comparison | None, measure: Measure = PERPLEXITY) -> str
     return f"**{verdict(comparison, measure)}** ({', '.join(facts)})"
 
 
-def settings(places: Iterable[Place], label: str) -> list[str | float]:
-    """The values that a label takes, in the order of the places."""
-    return list(dict.fromkeys(place.labels[label] for place in places if label in place.labels))
+def settings(cells: Iterable[Cell], label: str) -> list[str | float]:
+    """The values that a label takes, in the order of the cells."""
+    return list(dict.fromkeys(cell.labels[label] for cell in cells if label in cell.labels))
 
 
-def with_labels(places: Iterable[Place], **labels: str | float) -> Place | None:
-    """The place that has these labels, `_` in a keyword standing for a space; None if there is none."""
+def with_labels(cells: Iterable[Cell], **labels: str | float) -> Cell | None:
+    """The cell that has these labels, `_` in a keyword standing for a space; None if there is none."""
     wanted = {name.replace("_", " "): value for name, value in labels.items()}
-    return next((place for place in places if wanted.items() <= place.labels.items()), None)
+    return next((cell for cell in cells if wanted.items() <= cell.labels.items()), None)

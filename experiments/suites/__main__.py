@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import rich.console
 
 from experiments import vision_config
-from experiments.config import PRESETS, RunConfig
-from experiments.suites import results, runner
+from experiments.config import RunConfig
+from experiments.presets import PRESETS
+from experiments.suites import runner, store
 from experiments.suites.cost import Estimate
-from experiments.suites.paper import SUITES, Run, runs_of
-from experiments.suites.scales import SCALES, Scale
+from experiments.suites.identity import name_of
+from experiments.suites.paper import SUITES, PlannedRun, runs_of
+from experiments.suites.results import Result
+from experiments.suites.scales import SCALES, Scale, with_optimizer
 from experiments.training.progress import duration
 from experiments.vision_config import VisionConfig
 
@@ -31,7 +34,7 @@ class _Plan(NamedTuple):
     """Name of the suite, name of the run."""
     left: dict[str, RunConfig]
     """Runs to make, in their order."""
-    found: dict[str, dict[str, Any]]
+    found: dict[str, Result]
     """Results so far."""
     estimate: Estimate
 
@@ -50,28 +53,30 @@ def main(args: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(own)
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
     scale = SCALES[asked.scale]
-    places = runner.Places(asked.results / asked.scale, asked.workdir / asked.scale)
+    paths = runner.Paths(asked.results / f"{asked.scale}.jsonl", asked.workdir / asked.scale)
     try:
-        plan = _plan(asked, options, places)
+        plan = _plan(asked, options, paths)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     now = dict(itertools.islice(plan.left.items(), asked.limit))
     if asked.commands:
         for config in now.values():
-            print(command_of(config, places, scale))
+            print(command_of(config, paths, scale))
         return 0
     _show(plan, console)
     if asked.plan or not now:
         return 0
-    code = _make(now, places, asked.jobs, plan.estimate, console)
+    code = _make(now, paths, asked.jobs, plan.estimate, console)
     # Suites of the best of a sweep know their runs once the sweep is made.
-    return main(args) if code == 0 and not asked.limit and _plan(asked, options, places).left else code
+    return main(args) if code == 0 and not asked.limit and _plan(asked, options, paths).left else code
 
 
-def _plan(asked: argparse.Namespace, options: Sequence[str], places: runner.Places) -> _Plan:
+def _plan(asked: argparse.Namespace, options: Sequence[str], paths: runner.Paths) -> _Plan:
     """Compares what the suites ask for with what was made."""
-    scale, found = SCALES[asked.scale], results.read_all(places.results)
+    scale, (found, faults, _) = SCALES[asked.scale], store.read(paths.results)
+    for fault in faults:
+        print(f"warning: {fault}.", file=sys.stderr)
     names = list(SUITES) if "all" in asked.names else asked.names
     suites = {name: _distinct(runs_of(name, scale, found, options), asked.seeds) for name in names}
     every = {name: config for part in suites.values() for name, config in part.items()}
@@ -87,7 +92,7 @@ def _show(plan: _Plan, console: rich.console.Console) -> None:
             continue
         waiting = [config for name, config in part.items() if name in plan.left]
         hours = duration(sum(map(plan.estimate.seconds, waiting)))
-        failures = sum(results.failed(plan.found.get(name, {})) for name in part)
+        failures = sum(plan.found[name].failed for name in part if name in plan.found)
         told = f", {failures} failed before (--retry-failed makes them again)" if failures else ""
         console.print(f"{suite:<12} {len(part)} runs, {len(waiting)} left{told}, {hours} of one process")
     hours = duration(sum(map(plan.estimate.seconds, plan.left.values())))
@@ -95,58 +100,70 @@ def _show(plan: _Plan, console: rich.console.Console) -> None:
 
 
 def _make(
-    left: dict[str, RunConfig], places: runner.Places, jobs: int, estimate: Estimate, console: rich.console.Console
+    left: dict[str, RunConfig], paths: runner.Paths, jobs: int, estimate: Estimate, console: rich.console.Console
 ) -> int:
     """Makes the runs, a line each as they end."""
-    waiting, failures = dict(left), 0
+    waiting, failures, elsewhere = dict(left), 0, 0
 
-    def report(config: RunConfig, result: dict[str, Any]) -> None:
-        nonlocal failures
-        failures += results.failed(result)
-        del waiting[result["name"]]
-        outcome = result["error"] if results.failed(result) else _outcome(result)
+    def report(config: RunConfig, result: Result | None) -> None:
+        nonlocal failures, elsewhere
+        del waiting[name_of(config)]
+        failures += result is not None and result.failed
+        elsewhere += result is None
         ahead = duration(sum(map(estimate.seconds, waiting.values())) / jobs)
-        console.print(f"[{len(left) - len(waiting)}/{len(left)}] {result['name']}: {outcome} | about {ahead} left")
+        console.print(
+            f"[{len(left) - len(waiting)}/{len(left)}] {name_of(config)}: {_outcome(result)} | about {ahead} left"
+        )
 
-    ended = runner.make_runs(list(left.values()), places, jobs=jobs, report=report)
+    ended = runner.make_runs(list(left.values()), paths, jobs=jobs, report=report)
     if not ended:
         console.print(f"Stopped with {len(waiting)} runs left. The same command goes on.")
         return 130
-    console.print(f"Results are in {places.results}; `python -m experiments.report` makes tables and figures of them.")
+    console.print(f"Results are in {paths.results}; `python -m experiments.report` makes tables and figures of them.")
+    if elsewhere:
+        print(f"{elsewhere} runs are being made by other processes; the same command shows when they are done.")
     if failures:
         print(f"error: {failures} runs failed; --retry-failed makes them again.", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _outcome(result: dict[str, Any]) -> str:
-    final = ", ".join(f"{name} {value:.4g}" for name, value in result["final"].items() if name in _SHOWN)
-    return f"{final} in {duration(result['seconds'])}" if "seconds" in result else f"{final}, made elsewhere"
+def _outcome(result: Result | None) -> str:
+    if result is None:
+        return "another process is making it"
+    if result.failed:
+        return result.error
+    final = ", ".join(f"{name} {value:.4g}" for name, value in result.final.items() if name in _SHOWN)
+    return f"{final}, made elsewhere" if result.seconds is None else f"{final} in {duration(result.seconds)}"
 
 
-def _distinct(runs: Iterable[Run], seeds: int | None) -> dict[str, RunConfig]:
-    """Runs by name, those of the first seeds alone if so many are asked for: places of a table may share a run."""
-    return {results.name_of(run.config): run.config for run in runs if seeds is None or run.config.seed < seeds}
+def _distinct(runs: Iterable[PlannedRun], seeds: int | None) -> dict[str, RunConfig]:
+    """Runs by name, those of the first seeds alone if so many are asked for: cells of a table may share a run."""
+    return {name_of(run.config): run.config for run in runs if seeds is None or run.config.seed < seeds}
 
 
-def _is_left(result: dict[str, Any] | None, *, retry: bool) -> bool:
-    return result is None or (retry and results.failed(result))
+def _is_left(result: Result | None, *, retry: bool) -> bool:
+    return result is None or (retry and result.failed)
 
 
-def command_of(config: RunConfig, places: runner.Places, scale: Scale) -> str:
+def command_of(config: RunConfig, paths: runner.Paths, scale: Scale) -> str:
     """The command that makes one run by itself, for launchers of many processes; its folder is the suite's.
 
     Args:
         config: The run.
-        places: Where the suite works.
+        paths: Where the suite works.
         scale: Where its preset is named.
 
     Returns:
         `python -m experiments.train PRESET --option value ...`, or `experiments.train_vit`, fit for a shell.
     """
-    config = dataclasses.replace(config, workdir=places.workdir(config))
+    config = dataclasses.replace(config, workdir=paths.workdir(config))
     vision = isinstance(config, VisionConfig)
     words = ["experiments.train_vit", scale.vision] if vision else ["experiments.train", scale.preset]
-    plain = vision_config.PRESETS[scale.vision][1] if vision else PRESETS[scale.preset][1]
+    plain = (vision_config.PRESETS[scale.vision] if vision else PRESETS[scale.preset]).config
+    method = config.optimizer.method
+    if method != plain.optimizer.method:
+        words += ["--optimizer.method", method]
+        plain = with_optimizer(plain, method)
     return shlex.join(["python", "-m", *words, *_options(config, plain, "--")])
 
 
@@ -194,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", action="store_true", help="show what is left and how long it will take, and end")
     parser.add_argument("--commands", action="store_true", help="print the command of each run left, and end")
     parser.add_argument("--retry-failed", action="store_true", help="make failed runs again")
-    parser.add_argument("--results", type=pathlib.Path, default=results.DIRECTORY, help="folder of the results")
+    parser.add_argument("--results", type=pathlib.Path, default=store.DIRECTORY, help="folder of the results")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/suites"),
                         help="folder of checkpoints and logs (default: runs/suites)")  # fmt: skip
     return parser

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from experiments.config import RunConfig
-from experiments.suites import results
+from experiments.suites.identity import name_of
+from experiments.suites.results import Result
 from experiments.suites.scales import Scale
 from experiments.vision_config import VisionConfig
 
@@ -42,7 +42,7 @@ def _forward(layers: int, width: int, mlp_width: int, length: int) -> int:
 class Estimate:
     """Tells how long runs take, from those of the same scale that were made, or from the speed of a device."""
 
-    def __init__(self, scale: Scale, configs: Iterable[RunConfig], found: Mapping[str, Any]):
+    def __init__(self, scale: Scale, configs: Iterable[RunConfig], found: Mapping[str, Result]):
         """Learns from what was made.
 
         Args:
@@ -52,8 +52,8 @@ class Estimate:
         """
         self._rate = scale.flops_per_second
         self.basis = f"{scale.flops_per_second:.0e} operations a second, as of {scale.device}"
-        known = [(flops_of(config), found.get(results.name_of(config), {})) for config in configs]
-        made = [(flops, result["seconds"]) for flops, result in known if "seconds" in result]
+        known = [(flops_of(config), found.get(name_of(config))) for config in configs]
+        made = [(flops, result.seconds) for flops, result in known if result and result.seconds is not None]
         if made:
             self._rate = sum(flops for flops, _ in made) / sum(seconds for _, seconds in made)
             self.basis = f"the {len(made)} runs made at this scale"

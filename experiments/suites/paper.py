@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.config import Config, RunConfig
-from experiments.suites import results
+from experiments.suites.identity import name_of
+from experiments.suites.results import Result
 from experiments.suites.scales import Scale, base_config, base_vision_config, with_optimizer
 from experiments.vision_config import VisionConfig
 
 METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaDecay", "alphadecay": "AlphaDecay"}
-"""The rows of the paper's tables: `OptimizerConfig.method`, and what the paper calls it."""
+"""The rows of the paper's tables: `Method.method`, and what the paper calls it."""
 
 
 Labels = Mapping[str, str | float]
 """Where a run belongs in its table or figure, by the names of the axes."""
 
 
-class Run(NamedTuple):
-    """One run and where it belongs in its table or figure; several seeds share a place."""
+class PlannedRun(NamedTuple):
+    """One run and where it belongs in its table or figure; several seeds share a cell."""
 
     labels: Labels
     config: RunConfig
@@ -31,16 +32,16 @@ class Suite(NamedTuple):
 
     about: str
     """What it shows, in a line."""
-    runs: Callable[[Any, Scale, Mapping[str, Any]], Iterable[Run]]
+    runs: Callable[[Any, Scale, Mapping[str, Result]], Iterable[PlannedRun]]
     """`(base config, scale, results so far) -> runs`."""
     vision: bool = False
     """Whether the runs are a Vision Transformer's."""
 
 
-def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
+def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
     """Methods down, decays across: seeds outermost, so that a part of the runs is a whole table."""
 
-    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
         grid = scale.grid(coupling)
         for seed in range(getattr(scale, seeds)):
             for decay, method in itertools.product(grid.decays, METHODS):
@@ -49,32 +50,32 @@ def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, A
                     coupling=coupling, learning_rate=grid.learning_rates[0], method=method,
                     weight_decay=decay.rate, scale_range=decay.scale_range,
                 )  # fmt: skip
-                yield Run({"method": METHODS[method], "weight decay": decay.rate}, config)
+                yield PlannedRun({"method": METHODS[method], "weight decay": decay.rate}, config)
 
     return runs
 
 
-def _vision_table(base: VisionConfig, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _vision_table(base: VisionConfig, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
     for seed, decay, method in itertools.product(range(scale.table_seeds), scale.vision_decays, METHODS):
         config = with_optimizer(
             dataclasses.replace(base, seed=seed),
             method=method, weight_decay=decay.rate, scale_range=decay.scale_range,
         )  # fmt: skip
-        yield Run({"method": METHODS[method], "weight decay": decay.rate}, config)
+        yield PlannedRun({"method": METHODS[method], "weight decay": decay.rate}, config)
 
 
-def _vision_sweep(base: VisionConfig, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _vision_sweep(base: VisionConfig, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
     """Uniform decay, one seed."""
     for rate in scale.vision_sweep:
         config = with_optimizer(base, method="uniform" if rate else "none", weight_decay=rate)
-        yield Run({"weight decay": rate}, config)
+        yield PlannedRun({"weight decay": rate}, config)
 
 
-def _repeats(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _repeats(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
     """Table 4: every method at the decay of the ablations, over seeds."""
     for seed, method in itertools.product(range(scale.seeds), METHODS):
         config = with_optimizer(dataclasses.replace(base, seed=seed), method=method)
-        yield Run({"method": METHODS[method]}, config)
+        yield PlannedRun({"method": METHODS[method]}, config)
 
 
 def _measured_uniform(base: Config) -> Config:
@@ -82,34 +83,34 @@ def _measured_uniform(base: Config) -> Config:
     return with_optimizer(base, method="alphadecay", scale_range=(1.0, 1.0))
 
 
-def _structure(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _structure(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
     """Figures 1 and 3: one run of each."""
-    yield Run({"method": "Uniform"}, _measured_uniform(base))
-    yield Run({"method": "AlphaDecay"}, base)
+    yield PlannedRun({"method": "Uniform"}, _measured_uniform(base))
+    yield PlannedRun({"method": "AlphaDecay"}, base)
 
 
-def _decays(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _decays(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
     for seed, rate in itertools.product(range(scale.ablation_seeds), scale.grid(scale.main).sweep):
         config = with_optimizer(dataclasses.replace(base, seed=seed), weight_decay=rate)
-        yield Run({"method": "Uniform", "weight decay": rate}, _measured_uniform(config))
+        yield PlannedRun({"method": "Uniform", "weight decay": rate}, _measured_uniform(config))
         if rate:
-            yield Run({"method": "AlphaDecay", "weight decay": rate}, config)
+            yield PlannedRun({"method": "AlphaDecay", "weight decay": rate}, config)
 
 
-def _vary(label: str, variants: Mapping[str | float, dict[str, Any]]) -> Callable[..., Iterator[Run]]:
+def _vary(label: str, variants: Mapping[str | float, dict[str, Any]]) -> Callable[..., Iterator[PlannedRun]]:
     """An ablation: the base run with other settings, over seeds."""
 
-    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
         for seed, (value, settings) in itertools.product(range(scale.ablation_seeds), variants.items()):
-            yield Run({label: value}, with_optimizer(dataclasses.replace(base, seed=seed), **settings))
+            yield PlannedRun({label: value}, with_optimizer(dataclasses.replace(base, seed=seed), **settings))
 
     return runs
 
 
-def _sweep(coupling: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
+def _sweep(coupling: str) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
     """One seed, the same learning rates and decays for every method; uniform decay first."""
 
-    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
         grid = scale.grid(coupling)
         for method, rate, learning_rate in itertools.product(
             ("none", "uniform", "alphadecay", "adadecay", "awd"), grid.sweep, grid.learning_rates
@@ -117,22 +118,24 @@ def _sweep(coupling: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterat
             if bool(rate) != (method == "none"):
                 labels: Labels = {"method": METHODS[method], "weight decay": rate, "learning rate": learning_rate}
                 settings: dict[str, Any] = {"coupling": coupling, "learning_rate": learning_rate, "method": method}
-                yield Run(labels, with_optimizer(base, weight_decay=rate, **settings))
+                yield PlannedRun(labels, with_optimizer(base, weight_decay=rate, **settings))
 
     return runs
 
 
-def _steps(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _steps(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
     """Uniform decay in runs of other lengths."""
     grid = scale.grid(scale.main)
     for factor, rate in itertools.product((0.5, 1, 2), (0.0, *sorted(decay.rate for decay in grid.decays))):
         steps = round(base.steps * factor)
         config = dataclasses.replace(base, steps=steps, eval_every=round(base.eval_every * factor))
         method = "uniform" if rate else "none"
-        yield Run({"steps": steps, "weight decay": rate}, with_optimizer(config, method=method, weight_decay=rate))
+        yield PlannedRun(
+            {"steps": steps, "weight decay": rate}, with_optimizer(config, method=method, weight_decay=rate)
+        )
 
 
-def best_of_sweep(runs: Iterable[Run], found: Mapping[str, Any]) -> dict[str, RunConfig]:
+def best_of_sweep(runs: Iterable[PlannedRun], found: Mapping[str, Result]) -> dict[str, RunConfig]:
     """The run of each method with the lowest validation loss.
 
     Args:
@@ -146,25 +149,25 @@ def best_of_sweep(runs: Iterable[Run], found: Mapping[str, Any]) -> dict[str, Ru
     runs = list(runs)
     for method in METHODS.values():
         tried = [run.config for run in runs if run.labels["method"] == method]
-        outcomes = [found.get(results.name_of(config)) for config in tried]
+        outcomes = [found.get(name_of(config)) for config in tried]
         if all(outcomes):
-            losses = [outcome["final"]["loss"] for outcome in outcomes if outcome and not results.failed(outcome)]
-            configs = [c for c, outcome in zip(tried, outcomes, strict=True) if outcome and not results.failed(outcome)]
-            if losses:
-                best[method] = min(zip(losses, configs, strict=True), key=lambda pair: pair[0])
+            finished = [(outcome.final["loss"], config) for config, outcome in zip(tried, outcomes, strict=True)
+                        if outcome and not outcome.failed]  # fmt: skip
+            if finished:
+                best[method] = min(finished, key=lambda pair: pair[0])
     return {method: config for method, (_, config) in best.items()}
 
 
-def _tuned(coupling: str) -> Callable[[Config, Scale, Mapping[str, Any]], Iterator[Run]]:
-    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+def _tuned(coupling: str) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
+    def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
         best = best_of_sweep(_sweep(coupling)(base, scale, found), found)
         for seed, (method, config) in itertools.product(range(scale.seeds), best.items()):
-            yield Run({"method": method}, dataclasses.replace(config, seed=seed))
+            yield PlannedRun({"method": method}, dataclasses.replace(config, seed=seed))
 
     return runs
 
 
-def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Callable[..., Iterator[Run]]:
+def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Callable[..., Iterator[PlannedRun]]:
     """Uniform decay, and the same mean decay shared out by alpha: as the paper does, and the other way round."""
     variants: dict[str, dict[str, Any]] = {
         "Uniform": {"method": "uniform"},
@@ -172,14 +175,14 @@ def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Callable[...
         "AlphaDecay reversed, mean 1": {"unit_mean": True, "reverse": True},
     }
 
-    def runs(base: Config, scale: Scale, found: Mapping[str, Any]) -> Iterator[Run]:
+    def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
         decays = scale.grid(scale.main).decays[:columns]
         for seed, decay, (name, settings) in itertools.product(range(repeats * scale.seeds), decays, variants.items()):
             config = with_optimizer(
                 dataclasses.replace(base, seed=seed),
                 **{"weight_decay": decay.rate, "scale_range": decay.scale_range, **settings},
             )
-            yield Run({"method": name, "weight decay": decay.rate}, config)
+            yield PlannedRun({"method": name, "weight decay": decay.rate}, config)
 
     return runs
 
@@ -233,7 +236,7 @@ SUITES: dict[str, Suite] = {
 }  # fmt: skip
 
 
-def runs_of(name: str, scale: Scale, found: Mapping[str, Any], options: Sequence[str] = ()) -> list[Run]:
+def runs_of(name: str, scale: Scale, found: Mapping[str, Result], options: Sequence[str] = ()) -> list[PlannedRun]:
     """The runs of a suite.
 
     Args:

@@ -5,8 +5,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from experiments import config, vision_config
-from experiments.config import Config, OptimizerConfig, RunConfig
+from experiments import presets, vision_config
+from experiments.config import Config, RunConfig
+from experiments.methods import with_settings
 from experiments.vision_config import VisionConfig
 
 _PROGRAM = "python -m experiments.suites NAME --"
@@ -127,8 +128,6 @@ _PAPER = Scale(
     device="one H100 at 20 % of its bfloat16 peak",
 )
 
-_PLAIN = dataclasses.asdict(OptimizerConfig())
-
 SCALES: dict[str, Scale] = {
     "tiny": _TINY,
     "nano": _NANO,
@@ -151,7 +150,7 @@ def base_config(scale: Scale, options: Sequence[str] = ()) -> Config:
     """
     grid = scale.grid(scale.main)
     return with_optimizer(
-        config.from_command_line([scale.preset, *options], prog=_PROGRAM),
+        presets.from_command_line([scale.preset, *options], prog=_PROGRAM),
         coupling=scale.main,
         learning_rate=grid.learning_rates[0],
         weight_decay=grid.decays[0].rate,
@@ -166,19 +165,6 @@ def base_vision_config(scale: Scale, options: Sequence[str] = ()) -> VisionConfi
     return with_optimizer(base, weight_decay=rate, scale_range=scale_range)
 
 
-def with_optimizer(config: AnyConfig, **settings: Any) -> AnyConfig:
-    """The run with other settings of the optimizer; those that its method ignores are set to plain values.
-
-    So two runs that compute the same have the same name, and are made once.
-    """
-    optimizer = dataclasses.replace(config.optimizer, **settings)
-    plain: dict[str, Any] = {}
-    if optimizer.method != "alphadecay":
-        plain |= {name: _PLAIN[name] for name in ("scale_range", "metric", "fit", "assign", "reverse", "unit_mean")}
-    elif optimizer.assign != "linear":
-        plain |= {"scale_range": _PLAIN["scale_range"]}
-    if optimizer.method in ("none", "uniform", "awd"):
-        plain |= {"refresh_every": _PLAIN["refresh_every"]}
-    if optimizer.method == "none":
-        plain |= {"weight_decay": 0.0, "coupling": _PLAIN["coupling"]}
-    return dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, **plain))
+def with_optimizer(config: AnyConfig, method: str | None = None, **settings: Any) -> AnyConfig:
+    """The run with other settings of the optimizer, and of another method if one is named; see `with_settings`."""
+    return dataclasses.replace(config, optimizer=with_settings(config.optimizer, method, **settings))

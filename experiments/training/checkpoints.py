@@ -3,7 +3,6 @@
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import itertools
 import json
 import logging
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.config import RunConfig
+from experiments.config import RunConfig, settings_of
 from experiments.parallel import distributed
 from experiments.training import checksums
 
@@ -234,7 +233,7 @@ def claim_workdir(config: RunConfig) -> None:
         _refuse_differences(config, lambda name: name.partition(".")[0] not in MAY_CHANGE)
     config.workdir.mkdir(parents=True, exist_ok=True)
     partial = config.workdir / "config.partial"
-    partial.write_text(json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n")
+    partial.write_text(json.dumps(settings_of(config), indent=2) + "\n")
     partial.replace(config.workdir / "config.json")
 
 
@@ -256,7 +255,7 @@ def find_run(config: RunConfig) -> None:
 def _refuse_differences(config: RunConfig, matters: Callable[[str], bool]) -> None:
     """Raises a ValueError that lists the settings that matter and differ from those in `config.json`."""
     saved = _flatten(json.loads((config.workdir / "config.json").read_text()))
-    now = _flatten(json.loads(json.dumps(dataclasses.asdict(config), default=str)))
+    now = _flatten(settings_of(config))
     differences = [
         f"  {name}: {saved.get(name)} there, {now.get(name)} now"
         for name in sorted(saved.keys() | now.keys())

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import optax_alphadecay as oad
-from experiments.config import Config, OptimizerConfig
+from experiments.config import Config
+from experiments.methods import AlphaDecay, Method
 from experiments.training.metrics import series
 from experiments.training.optimizers import MODULEWISE
 
@@ -73,7 +74,7 @@ def draw(config: Config, metrics: list[dict[str, float]], params: Any, baseline:
     directory.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figures = {"loss": draw_losses(metrics, baseline), "spectra": draw_spectra(spectra_of(params))}
-        if config.optimizer.method in MODULEWISE:
+        if isinstance(config.optimizer, MODULEWISE):
             modules = modules_of(metrics)
             score = score_name(config.optimizer)
             figures[score] = draw_scores(modules, score)
@@ -197,8 +198,8 @@ def _measure(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
     return eigenvalues, oad.median()(eigenvalues)
 
 
-def score_name(config: OptimizerConfig) -> str:
+def score_name(config: Method) -> str:
     """What the scores of the modules are, in a word."""
-    if config.method == "adadecay":
+    if not isinstance(config, AlphaDecay):
         return "grad_norm"
     return "alpha" if config.metric == "pl_alpha_hill" else config.metric

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
-import dataclasses
 import importlib
 import json
 import pathlib
@@ -17,7 +16,7 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from experiments.config import RunConfig
+from experiments.config import RunConfig, settings_of
 
 SECONDS_BETWEEN_FLUSHES = 10.0
 """How stale TensorBoard may be."""
@@ -166,6 +165,6 @@ def _start_wandb(config: RunConfig) -> Any:
     return wandb.init(
         project="optax-alphadecay",
         name=config.workdir.name,
-        config=dataclasses.asdict(config),
+        config=settings_of(config),
         dir=str(config.workdir),
     )

@@ -13,7 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.config import PRESETS, Config
+from experiments.config import Config
+from experiments.methods import with_settings
+from experiments.presets import PRESETS
 from experiments.training.checkpoints import Checkpoints, claim_workdir, find_run, restore_params
 
 
@@ -89,7 +91,7 @@ def test_only_tracebacks_of_orbax_are_kept_out(tmp_path: pathlib.Path, caplog: p
 
 @pytest.fixture
 def config(tmp_path: pathlib.Path) -> Config:
-    return dataclasses.replace(PRESETS["nano"][1], workdir=tmp_path)
+    return dataclasses.replace(PRESETS["nano"].config, workdir=tmp_path)
 
 
 def train_a_little(config: Config) -> None:
@@ -105,17 +107,20 @@ def test_folder_belongs_to_one_run(config: Config) -> None:
     other = dataclasses.replace(
         config,
         seed=1,
-        optimizer=dataclasses.replace(config.optimizer, scale_range=(0.5, 2.0), method="uniform"),
+        optimizer=with_settings(config.optimizer, scale_range=(0.5, 2.0), reverse=True),
     )
     with pytest.raises(ValueError) as caught:
         claim_workdir(other)
     assert str(caught.value).splitlines() == [
         f"{config.workdir} holds a run with other settings:",
-        "  optimizer.method: alphadecay there, uniform now",
+        "  optimizer.reverse: False there, True now",
         "  optimizer.scale_range: [0.6666666666666666, 3.0] there, [0.5, 2.0] now",
         "  seed: 0 there, 1 now",
         "Pass the same settings, or another --workdir.",
     ]
+    uniform = dataclasses.replace(config, optimizer=with_settings(config.optimizer, "uniform"))
+    with pytest.raises(ValueError, match=r"  optimizer\.method: alphadecay there, uniform now\n"):
+        claim_workdir(uniform)
     claim_workdir(config)
 
 

@@ -3,14 +3,18 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import jax
 import pytest
 from flax import nnx
 
-from experiments.config import PRESETS, Config, ModelConfig, from_command_line
+from experiments import vision_config
+from experiments.config import Config, ModelConfig
+from experiments.methods import Uniform
 from experiments.models.llama import Llama, num_parameters
+from experiments.presets import PRESETS, from_command_line
 
 # Of the paper: parameters in the size's name, tokens, learning rate.
 PAPER = {
@@ -23,7 +27,7 @@ PAPER = {
 
 @pytest.mark.parametrize("name", PAPER)
 def test_presets_are_the_papers_runs(name: str) -> None:
-    config = PRESETS[name][1]
+    config = PRESETS[name].config
     parameters, tokens, learning_rate = PAPER[name]
     model = nnx.eval_shape(lambda: Llama(config.model, rngs=nnx.Rngs(0)))
     assert num_parameters(nnx.state(model)) == pytest.approx(parameters, rel=0.1)
@@ -53,7 +57,7 @@ def test_options_change_the_preset_and_nothing_else() -> None:
         "elsewhere",
         "--wandb",
     ]
-    config, preset = from_command_line(["nano", *options]), PRESETS["nano"][1]
+    config, preset = from_command_line(["nano", *options]), PRESETS["nano"].config
     assert config.model == dataclasses.replace(preset.model, num_layers=2)
     assert config.optimizer == dataclasses.replace(preset.optimizer, scale_range=(0.5, 2.0))
     assert config.data == dataclasses.replace(preset.data, dir=pathlib.Path("elsewhere"))
@@ -66,7 +70,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         from_command_line(["nano", "--help"])
     words = "".join(char for char in capsys.readouterr().out if char not in "│ \n")
-    config = PRESETS["nano"][1]
+    config = PRESETS["nano"].config
     parts: dict[str, Any] = {"": config, "model.": config.model, "data.": config.data}
     parts["optimizer."] = config.optimizer
     for prefix, part in parts.items():
@@ -76,7 +80,17 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Recomputeeachblockinthebackwardpass" in words
 
 
-@pytest.mark.parametrize("args", [[], ["nana"], ["nano", "--optimizer.method", "magic"], ["nano", "--speed", "9"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["nana"],
+        ["nano", "--optimizer.method", "magic"],
+        ["nano", "--speed", "9"],
+        ["nano", "--optimizer.method", "uniform", "--optimizer.scale-range", "1", "2"],
+        ["nano", "--optimizer.assign", "sqrt", "--optimizer.reverse"],
+    ],
+)
 def test_mistakes_on_the_command_line_end_it(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         from_command_line(args)
@@ -85,9 +99,10 @@ def test_mistakes_on_the_command_line_end_it(args: list[str], capsys: pytest.Cap
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PRESETS["nano"][1].steps = 3  # type: ignore[misc]
-    assert hash(PRESETS["nano"][1].model) == hash(ModelConfig(128, 344, 4, 4, vocab_size=1024, compute_dtype="float32"))
-    assert isinstance(PRESETS["nano"][1], Config)
+        PRESETS["nano"].config.steps = 3
+    model = ModelConfig(128, 344, 4, 4, vocab_size=1024, compute_dtype="float32")
+    assert hash(PRESETS["nano"].config.model) == hash(model)
+    assert isinstance(PRESETS["nano"].config, Config)
 
 
 def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +111,17 @@ def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None
     assert config.workdir == pathlib.Path("/home/someone/runs/a")
     assert config.data.tokenizer == pathlib.Path("/home/someone/a.model")
     assert config.data.dir == pathlib.Path("/home/someone/tensorflow_datasets")
+
+
+def test_another_method_keeps_what_both_have() -> None:
+    config = from_command_line(["nano", "--optimizer.method=uniform", "--optimizer.weight-decay", "0.5"])
+    assert config.optimizer == Uniform(learning_rate=3e-3, weight_decay=0.5)
+    assert "--optimizer.refresh-every" not in str(config)
+
+
+def test_presets_say_their_command_cost_and_score() -> None:
+    for presets in (PRESETS, vision_config.PRESETS):
+        for name, preset in presets.items():
+            first, facts = preset.about.splitlines()
+            assert first.endswith(".")
+            assert re.fullmatch(rf"Command: python -m experiments\.train(_vit)? {name}\. Cost: .*\. Score: .*\.", facts)

@@ -18,8 +18,9 @@ import rich.console
 from flax import nnx
 
 from experiments import train
-from experiments.config import ModelConfig, from_command_line
+from experiments.config import ModelConfig
 from experiments.models.llama import Llama, next_token_loss
+from experiments.presets import from_command_line
 from experiments.training.metrics import MetricsLog, read_metrics
 from experiments.training.preemption import Preemption
 from experiments.training.progress import Progress, duration

@@ -11,13 +11,14 @@ import scipy.special
 from flax import nnx
 
 from experiments import evaluate
-from experiments.config import PRESETS, ModelConfig
+from experiments.config import ModelConfig
 from experiments.models.llama import Llama
 from experiments.parallel.sharding import make_mesh
+from experiments.presets import PRESETS
 from tests.experiments.experiment_fixtures import STEPS, FinishedRun
 
 VOCAB_SIZE = 40
-ONE_DEVICE = make_mesh(PRESETS["nano"][1])
+ONE_DEVICE = make_mesh(PRESETS["nano"].config)
 
 
 @pytest.fixture

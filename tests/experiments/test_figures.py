@@ -12,7 +12,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments.config import PRESETS, Config
+from experiments.config import Config
+from experiments.presets import PRESETS
 from experiments.training import figures
 
 KINDS = ("mlp/up_proj", "self_attn/q_proj")
@@ -43,7 +44,7 @@ def params() -> dict[str, Any]:
 
 @pytest.fixture
 def config(tmp_path: pathlib.Path) -> Config:
-    return dataclasses.replace(PRESETS["nano"][1], workdir=tmp_path)
+    return dataclasses.replace(PRESETS["nano"].config, workdir=tmp_path)
 
 
 def with_optimizer(config: Config, **changes: Any) -> Config:

@@ -26,7 +26,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> ImageConfig:
     """The production settings, with a small data set in ImageNet's place."""
     directory = tmp_path_factory.mktemp("imagenet")
     small_imagenet.write(directory)
-    return dataclasses.replace(PRESETS["imagenet"][1].data, dir=directory, image_size=16)
+    return dataclasses.replace(PRESETS["imagenet"].config.data, dir=directory, image_size=16)
 
 
 def take(config: ImageConfig, count: int, *, state: Any = None, **options: Any) -> list[Batch]:
@@ -53,7 +53,7 @@ def test_digits_are_split_by_class_and_none_is_lost() -> None:
     everything = sorted((int(label), *image.ravel()) for image, label in zip(raw.images, raw.target, strict=True))
     read = sorted((r["label"], *(r["image"].ravel() / 15)) for records in splits.values() for r in records)
     assert read == everything
-    config = PRESETS["digits"][1].model
+    config = PRESETS["digits"].config.model
     pixels = np.stack([record["image"] for record in splits["train"]]) / 255
     np.testing.assert_allclose([pixels.mean(), pixels.std()], [*config.pixel_mean, *config.pixel_stddev], atol=1e-3)
 
@@ -186,6 +186,6 @@ def test_missing_and_foreign_data(imagenet: ImageConfig, tmp_path: pathlib.Path)
     ],
 )
 def test_data_must_fit_the_network(data: dict[str, Any], model: dict[str, Any], message: str) -> None:
-    config = PRESETS["digits"][1]
+    config = PRESETS["digits"].config
     with pytest.raises(ValueError, match=message):
         images.check_fits(dataclasses.replace(config.data, **data), dataclasses.replace(config.model, **model))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.config import PRESETS, ModelConfig
+from experiments.config import ModelConfig
 from experiments.models.llama import Llama, loss_sum_and_count, next_token_loss, num_parameters
+from experiments.presets import PRESETS
 
 TINY = ModelConfig(18, 11, 3, 3, vocab_size=13, compute_dtype="float32")  # odd wherever it may be
 
@@ -40,7 +41,7 @@ def named_params(model: Llama) -> dict[str, Any]:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_have_the_sizes_of_the_architecture(preset: str) -> None:
-    config = PRESETS[preset][1].model
+    config = PRESETS[preset].config.model
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
     params = named_params(model)
     n, d, f, v = config.num_layers, config.hidden_size, config.intermediate_size, config.vocab_size

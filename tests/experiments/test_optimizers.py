@@ -13,7 +13,8 @@ import pytest
 import scipy.stats
 
 import optax_alphadecay as oad
-from experiments.config import PRESETS, OptimizerConfig
+from experiments.methods import METHODS, AlphaDecay, Method, NoDecay, Uniform, with_settings
+from experiments.presets import PRESETS
 from experiments.training.optimizers import (
     MODULES,
     MODULEWISE,
@@ -24,11 +25,11 @@ from experiments.training.optimizers import (
 )
 
 STEPS = 40
-BASE = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, refresh_every=3)
+BASE = AlphaDecay(learning_rate=0.01, weight_decay=0.1, refresh_every=3)
 
 
 def choices(field: str) -> tuple[str, ...]:
-    return typing.get_args(typing.get_type_hints(OptimizerConfig)[field])
+    return typing.get_args(typing.get_type_hints(AlphaDecay)[field])
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def gradients_at(step: int, params: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.unflatten(structure, drawn)
 
 
-def trained(config: OptimizerConfig, params: dict[str, Any], steps: int) -> tuple[dict[str, Any], Any]:
+def trained(config: Method, params: dict[str, Any], steps: int) -> tuple[dict[str, Any], Any]:
     optimizer = make_optimizer(config, STEPS)
     update = jax.jit(optimizer.update)
     state = optimizer.init(params)
@@ -59,7 +60,7 @@ def trained(config: OptimizerConfig, params: dict[str, Any], steps: int) -> tupl
     return params, state
 
 
-def in_numpy(config: OptimizerConfig, params: dict[str, Any], steps: int) -> list[np.ndarray]:
+def in_numpy(config: Method, params: dict[str, Any], steps: int) -> list[np.ndarray]:
     """Clipping, Adam and a uniform decay in float64, from their definitions."""
     weights = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
     m = [np.zeros_like(w) for w in weights]
@@ -85,30 +86,30 @@ def in_numpy(config: OptimizerConfig, params: dict[str, Any], steps: int) -> lis
 
 @pytest.mark.parametrize("coupling", ["adam", "adamw"])
 def test_uniform_against_numpy(coupling: Any, params: dict[str, Any]) -> None:
-    config = dataclasses.replace(BASE, method="uniform", coupling=coupling)
+    config = with_settings(BASE, "uniform", coupling=coupling)
     found, _ = trained(config, params, 4)
     for ours, theirs in zip(jax.tree.leaves(found), in_numpy(config, params, 4), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
 def test_none_is_uniform_without_decay(params: dict[str, Any]) -> None:
-    found, _ = trained(dataclasses.replace(BASE, method="none"), params, 4)
-    same, _ = trained(dataclasses.replace(BASE, method="uniform", weight_decay=0.0), params, 4)
+    found, _ = trained(with_settings(BASE, "none"), params, 4)
+    same, _ = trained(with_settings(BASE, "uniform", weight_decay=0.0), params, 4)
     jax.tree.map(np.testing.assert_array_equal, found, same)
 
 
 def test_schedule_against_its_formula() -> None:
-    config = OptimizerConfig(learning_rate=0.5, warmup_fraction=0.2, final_fraction=0.1)
+    config = NoDecay(learning_rate=0.5, warmup_fraction=0.2, final_fraction=0.1)
     found = [float(make_schedule(config, 50)(count)) for count in (0, 5, 10, 30, 50)]
     cosine = 0.5 * (0.1 + 0.9 * (1 + np.cos(np.pi * np.array([0, 20, 40]) / 40)) / 2)
     np.testing.assert_allclose(found, [0, 0.25, *cosine], rtol=1e-6)
 
 
-def rates(config: OptimizerConfig, params: dict[str, Any], gradients: dict[str, Any]) -> dict[str, np.ndarray]:
+def rates(config: Method, params: dict[str, Any], gradients: dict[str, Any]) -> dict[str, np.ndarray]:
     """Decay of each weight over eta, out of a decoupled update whose Adam direction is known."""
-    config = dataclasses.replace(config, coupling="adamw", warmup_fraction=0.0)
+    config = with_settings(config, coupling="adamw", warmup_fraction=0.0)
     optimizer = make_optimizer(config, STEPS)
-    still = make_optimizer(dataclasses.replace(config, method="none"), STEPS)
+    still = make_optimizer(with_settings(config, "none"), STEPS)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     directions, _ = still.update(gradients, still.init(params), params)
     per_weight = jax.tree.map(
@@ -137,7 +138,7 @@ def test_alphadecay_shares_out_by_module(params: dict[str, Any]) -> None:
 
 
 def test_awd_rate_is_the_clipped_gradients_norm_over_the_weights(params: dict[str, Any]) -> None:
-    config = dataclasses.replace(BASE, method="awd", weight_decay=10.0, clip_norm=50.0)
+    config = with_settings(BASE, "awd", weight_decay=10.0, clip_norm=50.0)
     found = rates(config, params, gradients_at(0, params))
     norm = np.sqrt(sum(np.sum(np.square(np.float64(leaf))) for leaf in jax.tree.leaves(params)))
     for leaf in found.values():
@@ -145,7 +146,7 @@ def test_awd_rate_is_the_clipped_gradients_norm_over_the_weights(params: dict[st
 
 
 def test_adadecay_measures_the_gradient_behind_adam_too(params: dict[str, Any]) -> None:
-    config = dataclasses.replace(BASE, method="adadecay", weight_decay=10.0)
+    config = with_settings(BASE, "adadecay", weight_decay=10.0)
     gradients = gradients_at(0, params)
     gradients["layers"]["mlp"]["up_proj"]["kernel"] *= jnp.array([3.0, 0.1]).reshape(2, 1, 1)
     found = rates(config, params, gradients)
@@ -159,7 +160,7 @@ def test_adadecay_measures_the_gradient_behind_adam_too(params: dict[str, Any]) 
 
 
 def test_adadecay_per_parameter_decays_more_where_the_gradient_is_larger(params: dict[str, Any]) -> None:
-    config = dataclasses.replace(BASE, method="adadecay_per_parameter", weight_decay=10.0)
+    config = with_settings(BASE, "adadecay_per_parameter", weight_decay=10.0)
     gradients = gradients_at(0, params)
     found = rates(config, params, gradients)["embed/embedding"]
     sizes = np.abs(np.float64(gradients["embed"]["embedding"]))
@@ -168,11 +169,9 @@ def test_adadecay_per_parameter_decays_more_where_the_gradient_is_larger(params:
     np.testing.assert_allclose(found[large], expected[large], atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("method", "coupling"), [*((method, "adam") for method in choices("method")), ("alphadecay", "adamw")]
-)
+@pytest.mark.parametrize(("method", "coupling"), [*((method, "adam") for method in METHODS), ("alphadecay", "adamw")])
 def test_refreshes_are_told_truly(method: Any, coupling: Any, params: dict[str, Any]) -> None:
-    config = dataclasses.replace(BASE, method=method, coupling=coupling)
+    config = with_settings(BASE, method, coupling=coupling)
     optimizer = make_optimizer(config, STEPS)
     update = jax.jit(optimizer.update)
     state = optimizer.init(params)
@@ -182,12 +181,12 @@ def test_refreshes_are_told_truly(method: Any, coupling: Any, params: dict[str, 
         updates, state = update(gradients_at(step, params), state, params)
         params = optax.apply_updates(params, updates)
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
-        if method in MODULEWISE:
+        if isinstance(config, MODULEWISE):
             tables = [oad.module_table(each, params, modules=MODULES) for each in (before, state)]
             assert len(tables[0]) == 4
             seen += [step] * (tables[0] != tables[1])
     assert seen == [step for step in range(1, 8) if refreshes(config, step)]
-    assert seen == ([1, 3, 6] if method in MODULEWISE else [])
+    assert seen == ([1, 3, 6] if isinstance(config, MODULEWISE) else [])
 
 
 @pytest.mark.parametrize(
@@ -242,6 +241,27 @@ def test_mean_one_keeps_the_shares_and_reverse_mirrors_them() -> None:
     np.testing.assert_allclose(plain + mirrored, [sum(BASE.scale_range)] * 3 + [np.nan], rtol=1e-6)
 
 
-def test_controls_are_refused_where_they_mean_nothing() -> None:
-    with pytest.raises(ValueError, match=r"optimizer\.assign=sqrt"):
-        make_assignment(dataclasses.replace(BASE, assign="sqrt", unit_mean=True))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"assign": "sqrt", "unit_mean": True}, r"optimizer\.unit_mean=True is a setting of optimizer\.assign=linear"),
+        ({"assign": "log2", "scale_range": (1.0, 2.0)}, r"optimizer\.scale_range=\(1\.0, 2\.0\) .*which is log2"),
+        ({"metric": "grad_norm", "fit": "fix_finger"}, r"optimizer\.fit=fix_finger .*metric=pl_alpha_hill"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AlphaDecay(**settings)
+
+
+def test_another_method_gets_what_it_has_and_no_more() -> None:
+    assert with_settings(BASE, "uniform") == Uniform(learning_rate=0.01, weight_decay=0.1)
+    assert with_settings(BASE, "none", coupling="adamw") == NoDecay(learning_rate=0.01)
+    assert with_settings(Uniform(weight_decay=0.3), "alphadecay", reverse=True) == AlphaDecay(
+        weight_decay=0.3, reverse=True
+    )
+    assert with_settings(BASE, assign="sqrt", reverse=True) == dataclasses.replace(BASE, assign="sqrt")
+    with pytest.raises(ValueError, match=r"optimizer\.method=magic is none of none, uniform"):
+        with_settings(BASE, "magic")
+    with pytest.raises(ValueError, match="no optimizer has a setting 'speed'"):
+        with_settings(BASE, speed=9)

@@ -4,20 +4,24 @@
 import collections
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.config import PRESETS, Config
+from experiments.config import Config
+from experiments.methods import AdaDecay, AlphaDecay
 from experiments.models.llama import abstract_model
 from experiments.parallel import sharding
-from experiments.suites import paper, results
-from experiments.suites.paper import METHODS, SUITES, Run, best_of_sweep
+from experiments.presets import PRESETS
+from experiments.suites import paper
+from experiments.suites.identity import name_of
+from experiments.suites.paper import METHODS, SUITES, PlannedRun, best_of_sweep
+from experiments.suites.results import Result
 from experiments.suites.scales import SCALES, base_config, with_optimizer
 from experiments.training.optimizers import make_optimizer
 from experiments.training.step import TrainState, compile_train_step, first_state
+from tests.experiments.invented_results import outcome
 
 # hidden, intermediate, heads, layers, steps, learning rate: arXiv 2506.14562, training details.
 PAPER = {
@@ -29,7 +33,7 @@ PAPER = {
 RANGES = {1e-5: (2 / 3, 3), 5e-6: (2 / 3, 5), 1e-6: (2 / 3, 5)}
 
 
-def runs_of(suite: str, scale: str, found: dict[str, Any] | None = None) -> list[Run]:
+def runs_of(suite: str, scale: str, found: dict[str, Result] | None = None) -> list[PlannedRun]:
     return paper.runs_of(suite, SCALES[scale], found or {})
 
 
@@ -55,10 +59,10 @@ def test_runs_at_the_papers_scales_are_the_papers(size: str) -> None:
                 continue
             assert optimizer.coupling == coupling
             assert optimizer.weight_decay in ranges
-            if optimizer.method == "alphadecay":
+            if isinstance(optimizer, AlphaDecay):
                 assert optimizer.scale_range == ranges[optimizer.weight_decay]
                 assert (optimizer.metric, optimizer.fit, optimizer.assign) == ("pl_alpha_hill", "median", "linear")
-            if optimizer.method in ("alphadecay", "adadecay"):
+            if isinstance(optimizer, AlphaDecay | AdaDecay):
                 assert optimizer.refresh_every == 500
 
 
@@ -107,7 +111,7 @@ def test_every_run_of_every_suite_can_be_built(scale: str) -> None:
 
 def test_a_setting_that_a_method_ignores_makes_no_other_run() -> None:
     base = base_config(SCALES["nano"])
-    none = {results.name_of(run.config) for run in runs_of("table-2", "nano") if run.labels["method"] == "WD=0"}
+    none = {name_of(run.config) for run in runs_of("table-2", "nano") if run.labels["method"] == "WD=0"}
     assert len(none) == SCALES["nano"].table_seeds
     assert with_optimizer(base, method="uniform", fit="fix_finger") == with_optimizer(base, method="uniform")
     assert with_optimizer(base, method="none", weight_decay=1) == with_optimizer(base, method="none", coupling="adam")
@@ -115,17 +119,15 @@ def test_a_setting_that_a_method_ignores_makes_no_other_run() -> None:
 
 
 def test_suites_share_runs() -> None:
-    table = {results.name_of(run.config) for run in runs_of("table-3", "nano")}
+    table = {name_of(run.config) for run in runs_of("table-3", "nano")}
     for suite in ("table-4", "figure-5", "figure-6", "figure-7", "figure-8", "figure-9", "sweep-adamw"):
-        assert table & {results.name_of(run.config) for run in runs_of(suite, "nano")}, suite
+        assert table & {name_of(run.config) for run in runs_of(suite, "nano")}, suite
 
 
 def test_the_best_of_a_sweep_is_taken_per_method_once_all_of_it_is_made() -> None:
     runs = runs_of("sweep-adamw", "nano")
     losses = np.random.default_rng(0).permutation(len(runs)).astype(float)
-    found: dict[str, Any] = {
-        results.name_of(run.config): {"final": {"loss": loss}} for run, loss in zip(runs, losses, strict=True)
-    }
+    found = {name_of(run.config): outcome(final={"loss": loss}) for run, loss in zip(runs, losses, strict=True)}
     best = best_of_sweep(runs, found)
     for method in METHODS.values():
         of_method = [
@@ -133,8 +135,8 @@ def test_the_best_of_a_sweep_is_taken_per_method_once_all_of_it_is_made() -> Non
         ]
         assert best[method] == min(of_method, key=lambda pair: pair[0])[1]
     awd = next(run for run in runs if run.labels["method"] == "AWD")
-    found[results.name_of(best["Uniform"])] = {"error": "Diverged: train/loss is nan"}
-    del found[results.name_of(awd.config)]
+    found[name_of(best["Uniform"])] = outcome(error="Diverged: train/loss is nan")
+    del found[name_of(awd.config)]
     again = best_of_sweep(runs, found)
     assert "AWD" not in again
     assert again["Uniform"] not in (best["Uniform"], None)

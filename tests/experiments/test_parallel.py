@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config import PRESETS, Config, MeshConfig
+from experiments.config import Config, MeshConfig
 from experiments.models.llama import abstract_model
 from experiments.parallel import sharding
+from experiments.presets import PRESETS
 
-NANO = PRESETS["nano"][1]
+NANO = PRESETS["nano"].config
 
 
 @pytest.mark.parametrize(
@@ -33,14 +34,14 @@ def test_what_cannot_be_cut_is_refused(
     changes: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jax.device_count", lambda: 8)
-    config: Config = dataclasses.replace(NANO, **changes)  # type: ignore[arg-type]
+    config: Config = dataclasses.replace(NANO, **changes)
     with pytest.raises(ValueError, match=message):
         sharding.make_mesh(config)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_cut_on_its_width(preset: str) -> None:
-    config = PRESETS[preset][1].model
+    config = PRESETS[preset].config.model
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_model(config)[1]):
         cut = [size for size, axis in zip(leaf.shape, sharding.spec_of(path, leaf), strict=False) if axis]
         assert cut == ([config.hidden_size] if path[-1].key in ("kernel", "embedding") else [])

@@ -14,15 +14,17 @@ import scipy.stats
 
 from experiments.report import document, figures, tables
 from experiments.report.__main__ import main
-from experiments.report.data import Book, first_and_last_agree, mean_ratio, read, training_seconds
+from experiments.report.data import Book, first_and_last_agree, mean_ratio, read_results, training_seconds
 from experiments.report.sections import SECTIONS
-from experiments.report.statistics import ACCURACY, Place
+from experiments.report.statistics import ACCURACY, Cell
 from experiments.report.text import column, p_value, with_labels
-from experiments.suites import results
+from experiments.suites import store
+from experiments.suites.identity import name_of
 from experiments.suites.paper import SUITES
+from experiments.suites.results import Curve, Refreshes
 from experiments.suites.scales import SCALES
 from tests.experiments import invented_results
-from tests.experiments.invented_results import invent, runs_of
+from tests.experiments.invented_results import add, invent, outcome, runs_of
 
 GRID = SCALES["nano"].adamw
 RATE = GRID.decays[0].rate
@@ -33,23 +35,23 @@ SEEDS = SCALES["nano"].ablation_seeds
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Suites at nano, with gaps: figure 6 lacks a place, one place of figure 5 has failed, and one run of another."""
+    """Suites at nano, with gaps: figure 6 lacks a cell, one cell of figure 5 has failed, and one run of another."""
     directory = tmp_path_factory.mktemp("results")
     invented_results.write(directory, *MADE)
     for labels, config in runs_of("figure-5", "nano"):
         if labels == {"assignment": "sqrt"} or (labels == {"assignment": "log2"} and config.seed == 1):
-            results.write(results.describe(config, commit="0123456", error="Diverged: | of\nloss"), directory / "nano")
+            add(directory, outcome(config, error="Diverged: | of\nloss"))
     for labels, config in runs_of("figure-6", "nano"):
         if labels == {"metric": "stable_rank"}:
-            (directory / "nano" / f"{results.name_of(config)}.json").unlink()
-    results.write(invent(config, 3.0) | {"name": "stray"}, directory / "nano")
+            store.remove(name_of(config), directory / "nano.jsonl")
+    add(directory, invent(config, 3.0, name="stray"))
     (directory / "notes.md").write_text("Read *this*.\n")
     return directory
 
 
 @pytest.fixture(scope="module")
 def book(source: pathlib.Path) -> Book:
-    return read(source)
+    return read_results(source)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,11 @@ def cells(part: str) -> dict[str, list[str]]:
 
 def finals(book: Book, number: str, **settings: Any) -> dict[int, float]:
     """A number by seed of the runs with these optimizer settings, found by nothing but what the files say."""
-    base = book.found["nano"][book.base_names["nano"]]["config"]
+    base = book.found["nano"][book.base_names["nano"]]
     found = {}
     for result in book.found["nano"].values():
-        config = result["config"]
-        if settings.items() <= config["optimizer"].items() and config["steps"] == base["steps"] and "final" in result:
-            found[config["seed"]] = result["final"][number]
+        if settings.items() <= result.settings["optimizer"].items() and result.steps == base.steps and result.final:
+            found[result.seed] = result.final[number]
     return found
 
 
@@ -115,7 +116,7 @@ def test_every_table_and_figure_is_there_with_its_command(text: str) -> None:
 def test_table_3_has_means_deviations_and_p_values(book: Book, text: str) -> None:
     table = cells(section(text, "Table 3"))
     column = table["method"].index(f"decay {RATE:g}")
-    base = book.found["nano"][book.base_names["nano"]]["config"]["optimizer"]
+    base = book.found["nano"][book.base_names["nano"]].settings["optimizer"]
     shared = {name: base[name] for name in ("coupling", "learning_rate", "weight_decay")}
     losses = finals(book, "loss", **base)
     for name, method in (("Uniform", "uniform"), ("AWD", "awd"), ("AdaDecay", "adadecay")):
@@ -138,16 +139,16 @@ def test_bold_goes_to_the_best_of_each_column(text: str) -> None:
 
 
 def test_the_higher_accuracy_is_bold_and_in_percent() -> None:
-    rows = {name: Place({"method": name}, {seed: "" for seed in range(2)},
-                        {seed: {"final": {"accuracy": accuracy + seed / 1000}} for seed in range(2)})
+    rows = {name: Cell({"method": name}, {seed: "" for seed in range(2)},
+                        {seed: outcome(final={"accuracy": accuracy + seed / 1000}) for seed in range(2)})
             for name, accuracy in (("Uniform", 0.91), ("AlphaDecay", 0.905))}  # fmt: skip
     assert column(rows, ACCURACY)["Uniform"] == "**91.05 ± 0.07**"
 
 
 def test_ties_with_the_best_have_a_dagger() -> None:
     losses = {"best": (3.0, 3.1, 3.0, 3.2), "tie": (3.0, 3.0, 3.1, 3.21), "far": (3.5, 3.61, 3.52, 3.7)}
-    rows = {name: Place({"method": name}, {seed: "" for seed in range(4)},
-                        {seed: {"final": {"loss": loss, "perplexity": loss}} for seed, loss in enumerate(values)})
+    rows = {name: Cell({"method": name}, {seed: "" for seed in range(4)},
+                        {seed: outcome(final={"loss": loss, "perplexity": loss}) for seed, loss in enumerate(values)})
             for name, values in losses.items()}  # fmt: skip
     made = column(rows)
     assert made["best"].startswith("**") and made["tie"].endswith("†") and "†" not in made["far"]
@@ -171,8 +172,8 @@ def test_the_short_version_says_who_won(tmp_path: pathlib.Path, change: float, w
     for labels, config in runs_of("table-4", "nano"):
         noise = 0.001 * (config.seed - 2) * (1 if labels["method"] == "Uniform" else -1)
         loss = 3.0 + noise + (change if labels["method"] == "AlphaDecay" else 0.0)
-        results.write(invent(config, loss), tmp_path / "nano")
-    said = tables.in_short(read(tmp_path))
+        add(tmp_path, invent(config, loss))
+    said = tables.in_short(read_results(tmp_path))
     assert f"against Uniform, AlphaDecay is {word} in 1 of 1" in said
     assert f"| {RATE:g} | **{word}** ({change:+.3f} nats, p " in said
 
@@ -185,55 +186,54 @@ def test_results_of_other_settings_are_counted(book: Book, text: str) -> None:
 def test_a_broken_file_ends_the_command_with_an_error(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "nano").mkdir()
-    (tmp_path / "nano" / "half.json").write_text('{"name"')
+    invented_results.write(tmp_path, "figure-1")
+    with (tmp_path / "nano.jsonl").open("a") as file:
+        file.write('{"name"\n')
     assert main(["--results", str(tmp_path)]) == 1
-    assert "half.json" in capsys.readouterr().err
+    assert f"{tmp_path}/nano.jsonl:3 is not a result" in capsys.readouterr().err
 
 
 def test_the_mean_ratio_weighs_refreshes_by_the_steps_they_last() -> None:
-    refreshes = {
-        "modules": ["layers/mlp/up_proj/kernel/0", "layers/self_attn/q_proj/kernel/0"],
-        "steps": [1, 50, 100],
-        "ratios": [[1, 3], [4, 6], [100, 100]],
-    }
+    modules = ["layers/mlp/up_proj/kernel/0", "layers/self_attn/q_proj/kernel/0"]
+    refreshes = Refreshes(modules, 3, [1, 50, 100], [], [[1, 3], [4, 6], [100, 100]])
     model = {"hidden_size": 10, "intermediate_size": 30}
-    result = {"config": {"steps": 100, "model": model}, "refreshes": refreshes}
+    result = outcome(settings={"steps": 100, "model": model}, refreshes=refreshes)
     assert mean_ratio(result) == pytest.approx((49 * 2 + 50 * 5 + 1 * 100) / 100)
     # The first module has three times as many weights.
     assert mean_ratio(result, of_weights=True) == pytest.approx((49 * 1.5 + 50 * 4.5 + 1 * 100) / 100)
 
 
 def test_alphas_at_the_start_and_at_the_end_are_correlated_over_what_could_be_measured() -> None:
-    scores = [[1.0, 2.0, 3.0, None], [9.0, 9.0, 9.0, 9.0], [2.0, 4.0, 3.0, 5.0]]
-    found = first_and_last_agree({"refreshes": {"scores": scores}})
+    scores: list[list[float | None]] = [[1.0, 2.0, 3.0, None], [9.0, 9.0, 9.0, 9.0], [2.0, 4.0, 3.0, 5.0]]
+    found = first_and_last_agree(outcome(refreshes=Refreshes([], 3, [1, 2, 3], scores, [])))
     assert found == pytest.approx(textbook.correlation([1.0, 2.0, 3.0], [2.0, 4.0, 3.0]))
 
 
 def test_training_seconds_give_each_speed_the_steps_before_it() -> None:
-    curve = {"train/tokens_per_second": {"steps": [1, 10, 20, 30, 40], "values": [10.0, 10.0, 200.0, 200.0, 100.0]}}
-    result = {"config": {"steps": 45, "batch_size": 2, "data": {"sequence_length": 5}}, "curve": curve}
+    curve = Curve([1, 10, 20, 30, 40], [10.0, 10.0, 200.0, 200.0, 100.0])
+    settings = {"steps": 45, "batch_size": 2, "data": {"sequence_length": 5}}
+    result = outcome(settings=settings, curve={"train/tokens_per_second": curve})
     assert training_seconds(result) == pytest.approx(10 * (1 / 10 + 19 / 200 + 20 / 100 + 5 / 100))
 
 
 def test_maps_show_the_losses_of_the_sweep(book: Book) -> None:
-    places = book.placed["sweep-adamw", "nano"]
-    figure = figures.draw_sweep(places)
+    found = book.cells["sweep-adamw", "nano"]
+    figure = figures.draw_sweep(found)
     titles = [axes.get_title() for axes in figure.axes]
     shown: Any = np.ma.asarray(figure.axes[titles.index("AWD")].collections[0].get_array())
     rates, rows = sorted(GRID.sweep), sorted(GRID.learning_rates, reverse=True)
-    place = with_labels(places, method="AWD", weight_decay=rates[2], learning_rate=rows[1])
-    nothing = with_labels(places, method="WD=0", weight_decay=0.0, learning_rate=rows[2])
-    assert place and nothing
-    assert shown[1, 2] == place.values("loss")[0]
+    cell = with_labels(found, method="AWD", weight_decay=rates[2], learning_rate=rows[1])
+    nothing = with_labels(found, method="WD=0", weight_decay=0.0, learning_rate=rows[2])
+    assert cell and nothing
+    assert shown[1, 2] == cell.values("loss")[0]
     assert shown[2, 0] == nothing.values("loss")[0]
 
 
 def test_the_committed_report_is_what_its_results_give(tmp_path: pathlib.Path) -> None:
-    document.write(results.DIRECTORY, tmp_path)
+    document.write(store.DIRECTORY, tmp_path)
     for made in (tmp_path / "report.md", *sorted(tmp_path.glob("figures/*.svg"))):
-        committed = results.DIRECTORY / made.relative_to(tmp_path)
+        committed = store.DIRECTORY / made.relative_to(tmp_path)
         assert committed.read_bytes() == made.read_bytes(), f"{committed}: run python -m experiments.report"
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        path.name for path in (results.DIRECTORY / "figures").iterdir()
+        path.name for path in (store.DIRECTORY / "figures").iterdir()
     }

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import train
-from experiments.config import from_command_line
+from experiments.presets import from_command_line
 from experiments.training.metrics import MetricsLog, read_metrics
 from tests.experiments.experiment_fixtures import STEPS, FinishedRun
 

@@ -9,22 +9,25 @@ import pytest
 from experiments.report.statistics import (
     ACCURACY,
     PERPLEXITY,
+    Cell,
     Comparison,
     Measure,
-    Place,
     best_of,
     compare,
-    places,
+    group,
     summarise,
     verdict,
 )
-from experiments.suites import results
-from tests.experiments.invented_results import invent, runs_of
+from experiments.suites.identity import name_of
+from tests.experiments.invented_results import invent, outcome, runs_of
 
 
-def place(label: str, *losses: float | None) -> Place:
-    finals = {seed: {"final": {"loss": loss, "perplexity": loss}} for seed, loss in enumerate(losses)}
-    return Place({"method": label}, {seed: f"{label}-{seed}" for seed in finals}, finals)
+def cell(label: str, *losses: float | None) -> Cell:
+    finals = {
+        seed: outcome(final={} if loss is None else {"loss": loss, "perplexity": loss})
+        for seed, loss in enumerate(losses)
+    }
+    return Cell({"method": label}, {seed: f"{label}-{seed}" for seed in finals}, finals)
 
 
 def test_a_summary_is_the_mean_and_the_sample_deviation() -> None:
@@ -85,21 +88,21 @@ def test_the_verdict_says_which_way_and_only_below_five_percent(
 
 
 def test_the_best_place_has_the_best_mean() -> None:
-    low, high, empty = place("low", 3.0, 3.4), place("high", 3.1, 3.5), place("empty", None)
+    low, high, empty = cell("low", 3.0, 3.4), cell("high", 3.1, 3.5), cell("empty", None)
     assert best_of([high, empty, low], PERPLEXITY) is low
     assert best_of([high, low], PERPLEXITY._replace(lower_is_better=False)) is high
     assert best_of([empty], PERPLEXITY) is None
 
 
-def test_places_keep_failures_and_gaps() -> None:
+def test_cells_keep_failures_and_gaps() -> None:
     runs = runs_of("figure-5", "nano")
     linear = [config for labels, config in runs if labels == {"assignment": "linear"}]
     assert len(linear) == 3
-    found = {results.name_of(linear[0]): invent(linear[0], 3.0),
-             results.name_of(linear[2]): results.describe(linear[2], error="ValueError: no")}  # fmt: skip
-    grouped = places(runs, found)
-    assert [place.labels["assignment"] for place in grouped] == ["linear", "sqrt", "log2", "sigmoid"]
-    assert grouped[0].names == {config.seed: results.name_of(config) for config in linear}
+    found = {name_of(linear[0]): invent(linear[0], 3.0),
+             name_of(linear[2]): outcome(linear[2], error="ValueError: no")}  # fmt: skip
+    grouped = group(runs, found)
+    assert [cell.labels["assignment"] for cell in grouped] == ["linear", "sqrt", "log2", "sigmoid"]
+    assert grouped[0].names == {config.seed: name_of(config) for config in linear}
     assert (len(grouped[0].results), grouped[0].failures) == (2, 1)
     assert grouped[0].values("loss") == {0: 3.0}
     assert grouped[1].results == {} and grouped[1].values("loss") == {}

@@ -13,16 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from experiments import train, vision_config
-from experiments.config import from_command_line
-from experiments.suites import results, runner
+from experiments.presets import from_command_line
+from experiments.suites import runner, store
 from experiments.suites.__main__ import command_of, main
 from experiments.suites.cost import Estimate, flops_of
+from experiments.suites.identity import name_of
 from experiments.suites.paper import SUITES, runs_of
+from experiments.suites.results import to_line
 from experiments.suites.scales import SCALES, base_config
+from experiments.training.lock import locked
+from tests.experiments.invented_results import invent, outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +38,12 @@ class Tiny:
     data: list[str]
 
     @property
-    def places(self) -> runner.Places:
-        return runner.Places(self.folder / "results" / "tiny", self.folder / "runs" / "tiny")
+    def paths(self) -> runner.Paths:
+        return runner.Paths(self.folder / "results" / "tiny.jsonl", self.folder / "runs" / "tiny")
 
     def command(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
-        places = ["--results", str(self.folder / "results"), "--workdir", str(self.folder / "runs")]
-        return [*words, "--scale", "tiny", *places, "--", *self.data, *options]
+        folders = ["--results", str(self.folder / "results"), "--workdir", str(self.folder / "runs")]
+        return [*words, "--scale", "tiny", *folders, "--", *self.data, *options]
 
     def start(self, *words: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -71,32 +76,32 @@ def alone(tiny: Tiny, tmp_path: pathlib.Path) -> Tiny:
 
 @pytest.mark.parametrize("name", [name for name in SUITES if not name.startswith("tuned")])  # those wait for sweeps
 def test_every_suite_runs(name: str, tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
-    before = set(results.read_all(tiny.places.results))
+    before = set(store.read(tiny.paths.results).results)
     if SUITES[name].vision:
         tiny = dataclasses.replace(tiny, data=["--steps", "4", "--model.num-layers", "1"])
     code = main(tiny.command(name, "--limit", "1"))
-    output, found = capfd.readouterr().out, results.read_all(tiny.places.results)
+    output, found = capfd.readouterr().out, store.read(tiny.paths.results).results
     assert code == 0, output
-    assert not any(map(results.failed, found.values())), output
+    assert not any(result.failed for result in found.values()), output
     made = set(found) - before
     assert len(made) == ("In all 0 runs left" not in output)
     for run in made:
         shown, counted = ("accuracy", "examples") if SUITES[name].vision else ("perplexity", "tokens")
-        assert found[run]["final"].keys() == {"loss", shown, counted}
+        assert found[run].final.keys() == {"loss", shown, counted}
         assert f"[1/1] {run}: {shown}" in output
 
 
 def test_what_was_made_is_not_made_again(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(tiny.command("table-4", "--limit", "1")) == 0
     capsys.readouterr()
-    files = {path: path.stat().st_mtime_ns for path in tiny.places.results.iterdir()}
+    written = tiny.paths.results.stat().st_mtime_ns
     assert main(tiny.command("table-4", "table-3", "--plan")) == 0
     planned = capsys.readouterr().out
-    found = results.read_all(tiny.places.results)
+    found = store.read(tiny.paths.results).results
     for name in ("table-4", "table-3"):
-        configs = {results.name_of(run.config) for run in runs_of(name, SCALES["tiny"], found, tiny.data)}
+        configs = {name_of(run.config) for run in runs_of(name, SCALES["tiny"], found, tiny.data)}
         assert f"{name:<12} {len(configs)} runs, {len(configs - set(found))} left" in planned
-    assert files == {path: path.stat().st_mtime_ns for path in tiny.places.results.iterdir()}
+    assert written == tiny.paths.results.stat().st_mtime_ns
 
 
 def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(
@@ -104,11 +109,11 @@ def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(
 ) -> None:
     base = base_config(SCALES["tiny"], alone.data)
     bad = dataclasses.replace(base, data=dataclasses.replace(base.data, streams=3))
-    ended = []
-    assert runner.make_runs([bad, base], alone.places, jobs=1, report=lambda config, result: ended.append(result))
-    assert [results.failed(result) for result in ended] == [True, False]
-    assert "data.streams=3 cannot share batch_size=4" in ended[0]["error"]
-    assert results.read_all(alone.places.results) == {result["name"]: result for result in ended}
+    ended: list[Any] = []
+    assert runner.make_runs([bad, base], alone.paths, jobs=1, report=lambda config, result: ended.append(result))
+    assert [result.failed for result in ended] == [True, False]
+    assert "data.streams=3 cannot share batch_size=4" in ended[0].error
+    assert store.read(alone.paths.results).results == {result.name: result for result in ended}
     assert main(alone.command("figure-5", "--plan", options=("--data.streams", "3"))) == 0
     planned = capsys.readouterr().out
     assert "4 runs, 3 left, 1 failed before" in planned
@@ -121,17 +126,17 @@ def test_a_process_that_dies_is_recorded(alone: Tiny) -> None:
     killed = []
 
     def kill() -> None:
-        while not (alone.places.workdir(config) / "metrics.jsonl").exists():
+        while not (alone.paths.workdir(config) / "metrics.jsonl").exists():
             time.sleep(0.05)
         for process in multiprocessing.active_children():
             process.kill()
             killed.append(process)
 
     threading.Thread(target=kill).start()
-    ended = []
-    assert runner.make_runs([config], alone.places, jobs=1, report=lambda config, result: ended.append(result))
+    ended: list[Any] = []
+    assert runner.make_runs([config], alone.paths, jobs=1, report=lambda config, result: ended.append(result))
     assert killed
-    assert "The process ended with code -9" in ended[0]["error"]
+    assert "The process ended with code -9" in ended[0].error
 
 
 def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
@@ -142,23 +147,24 @@ def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
         if run.labels == {"assignment": "linear"}
     ]
     process = alone.start("figure-5", "--limit", "1", options=options)
-    metrics = alone.places.workdir(config) / "metrics.jsonl"
+    metrics = alone.paths.workdir(config) / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
         assert process.poll() is None, process.stdout and process.stdout.read()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: to the server of the runs, too
     output, _ = process.communicate(timeout=120)
     assert (process.returncode, "Stopped with 1 runs left" in output) == (130, True), output
-    assert results.read_all(alone.places.results) == {}
-    [saved] = (alone.places.workdir(config) / "checkpoints").iterdir()
+    assert store.read(alone.paths.results).results == {}
+    [saved] = (alone.paths.workdir(config) / "checkpoints").iterdir()
     assert 0 < int(saved.name) < 400
     assert main(alone.command("figure-5", "--limit", "1", options=options)) == 0
-    assert f"Going on from step {saved.name}" in (alone.places.workdir(config) / "log.txt").read_text()
-    [result] = results.read_all(alone.places.results).values()
-    assert result["curve"]["train/loss"]["steps"] == list(range(1, 401))
-    attempts = (alone.places.workdir(config) / "attempts.jsonl").read_text().splitlines()
+    assert f"Going on from step {saved.name}" in (alone.paths.workdir(config) / "log.txt").read_text()
+    [result] = store.read(alone.paths.results).results.values()
+    assert result.curve["train/loss"].steps == list(range(1, 401))
+    attempts = (alone.paths.workdir(config) / "attempts.jsonl").read_text().splitlines()
     seconds = [json.loads(line)["seconds"] for line in attempts]
-    assert (len(seconds), result["seconds"]) == (2, pytest.approx(sum(seconds), abs=0.01))
+    assert len(seconds) == 2
+    assert result.seconds == pytest.approx(sum(seconds), abs=0.01)
 
 
 def test_the_printed_commands_make_the_suites_runs(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
@@ -166,7 +172,7 @@ def test_the_printed_commands_make_the_suites_runs(capsys: pytest.CaptureFixture
     assert main([*words, "--results", str(tmp_path), "--", "--mesh.fsdp", "2"]) == 0
     commands = capsys.readouterr().out.splitlines()
     assert len(commands) > 13
-    places, configs = runner.Places(tmp_path / "60m", tmp_path / "60m"), set()
+    places, configs = runner.Paths(tmp_path / "60m.jsonl", tmp_path / "60m"), set()
     parsers = {"experiments.train": from_command_line, "experiments.train_vit": vision_config.from_command_line}
     for command in commands:
         *python, preset = (words := shlex.split(command))[:4]
@@ -175,7 +181,7 @@ def test_the_printed_commands_make_the_suites_runs(capsys: pytest.CaptureFixture
         assert config.workdir == places.workdir(config)
         assert config.mesh.fsdp == 2
         assert command_of(config, places, SCALES["60m"]) == command
-        configs.add(results.name_of(config))
+        configs.add(name_of(config))
     assert len(configs) == len(commands)
 
 
@@ -186,12 +192,12 @@ def test_estimates_are_of_the_textbook_and_learn_from_what_was_made() -> None:
     assert 6 * 41.7e6 * 1.31e9 < flops_of(config) < 1.2 * 6 * 41.7e6 * 1.31e9
     assumed = Estimate(scale, [config], {})
     assert assumed.seconds(config) == pytest.approx(flops_of(config) / scale.flops_per_second)
-    found = {results.name_of(config): {"seconds": 3600.0}}
+    found = {name_of(config): outcome(config, seconds=3600.0)}
     longer = dataclasses.replace(config, steps=20_000)
     learned = Estimate(scale, [config, longer], found)
     assert learned.seconds(config) == pytest.approx(3600)
     assert learned.seconds(longer) == pytest.approx(7200, rel=1e-6)
-    failed = {results.name_of(config): {"error": "no"}}
+    failed = {name_of(config): outcome(config, error="no")}
     assert Estimate(scale, [config], failed).basis == assumed.basis
 
 
@@ -201,9 +207,9 @@ def test_runs_that_a_launcher_has_made_are_gathered(alone: Tiny, capfd: pytest.C
     assert train.main(command[3:]) == 0
     assert main(alone.command("figure-5", "--limit", "1")) == 0
     assert "made elsewhere" in capfd.readouterr().out
-    [result] = results.read_all(alone.places.results).values()
-    assert result["curve"]["train/loss"]["steps"] == [1, 2, 3, 4]
-    assert "seconds" not in result
+    [result] = store.read(alone.paths.results).results.values()
+    assert result.curve["train/loss"].steps == [1, 2, 3, 4]
+    assert result.seconds is None
 
 
 @pytest.mark.parametrize("option", ["--jobs", "--limit", "--seeds"])
@@ -219,10 +225,25 @@ def test_an_unknown_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "table-9" in capsys.readouterr().err
 
 
-def test_damaged_results_stop_the_command_before_anything_is_made(
+def test_damaged_results_are_told_and_the_rest_is_used(alone: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    alone.paths.results.parent.mkdir(parents=True)
+    config = runs_of("table-4", SCALES["tiny"], {}, alone.data)[0].config
+    alone.paths.results.write_text(f"{{\n{to_line(invent(config))}\n")
+    assert main(alone.command("table-4", "--plan")) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"warning: {alone.paths.results}:1 is not a result")
+    assert "5 runs, 4 left" in captured.out
+
+
+def test_a_run_that_another_process_makes_is_neither_made_nor_failed(
     alone: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone.places.results.mkdir(parents=True)
-    (alone.places.results / "a.json").write_text("{")
-    assert main(alone.command("table-4")) == 1
-    assert str(alone.places.results / "a.json") in capsys.readouterr().err
+    config = base_config(SCALES["tiny"], alone.data)
+    workdir = alone.paths.workdir(config)
+    workdir.mkdir(parents=True)
+    ended: list[Any] = []
+    with locked(workdir / "lock"):
+        assert runner.make_runs([config], alone.paths, jobs=1, report=lambda config, result: ended.append(result))
+    assert ended == [None]
+    assert store.read(alone.paths.results).results == {}
+    assert f"{workdir} is in use by process {os.getpid()} on " in (workdir / "log.txt").read_text()

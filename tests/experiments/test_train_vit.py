@@ -30,7 +30,7 @@ STEPS = 20
 
 def small(workdir: pathlib.Path) -> VisionConfig:
     """A run of seconds: one block, 20 steps, and a decay by modules that compiles fast."""
-    preset = PRESETS["digits"][1]
+    preset = PRESETS["digits"].config
     return dataclasses.replace(
         preset,
         model=dataclasses.replace(preset.model, num_layers=1),
@@ -68,7 +68,7 @@ def saved(workdir: pathlib.Path) -> list[np.ndarray]:
 
 def test_command_line() -> None:
     config = from_command_line(["imagenet", "--optimizer.method", "uniform", "--model.num-layers", "2"])
-    preset = PRESETS["imagenet"][1]
+    preset = PRESETS["imagenet"].config
     assert (config.model.num_layers, config.optimizer.method) == (2, "uniform")
     assert config.data.dir == pathlib.Path("~/tensorflow_datasets").expanduser()
     # 1,281,167 images to train on and 120 epochs.

@@ -77,7 +77,7 @@ def test_presets_have_the_sizes_of_the_architecture(preset: str, channels: int, 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_modules_are_the_six_matrices_of_each_block(preset: str) -> None:
-    config = PRESETS[preset][1]
+    config = PRESETS[preset].config
     params = abstract_model(config.model, Vit)[1]
     state = jax.eval_shape(make_optimizer(config.optimizer, config.steps).init, params)
     expected = {

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.config import PRESETS, Config, MeshConfig, ModelConfig
+from experiments.config import Config, MeshConfig, ModelConfig
 from experiments.evaluate import evaluate
 from experiments.models.llama import Llama, abstract_model
 from experiments.parallel import sharding
+from experiments.presets import PRESETS
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.optimizers import make_optimizer
 from experiments.training.step import TrainState, compile_train_step, first_state, make_train_step

@@ -1,0 +1,162 @@
+"""How weights move and decay: one frozen dataclass a method, with no field that the method ignores."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+Coupling = Literal["adam", "adamw"]
+Range = tuple[float, float]
+
+_RANGE: Range = (2 / 3, 3.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamConfig:
+    """What all methods share: Adam, its learning rate, and clipping."""
+
+    learning_rate: float = 1e-3
+    """Peak of the cosine schedule."""
+    warmup_fraction: float = 0.1
+    """Share of the steps spent in linear warm-up from 0."""
+    final_fraction: float = 0.1
+    """Learning rate at the last step, as a share of the peak."""
+    clip_norm: float = 1.0
+    """Global gradient norm is clipped to this; 0 turns clipping off."""
+    b1: float = 0.9
+    """Decay of Adam's first moment."""
+    b2: float = 0.999
+    """Decay of Adam's second moment."""
+    eps: float = 1e-8
+    """Added to the root of Adam's second moment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoDecay(AdamConfig):
+    """Adam alone."""
+
+    method: ClassVar[str] = "none"
+    coupling: ClassVar[Coupling] = "adam"
+    weight_decay: ClassVar[float] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decay(AdamConfig):
+    """What all decays share."""
+
+    weight_decay: float = 1e-5
+    """The base rate eta."""
+    coupling: Coupling = "adam"
+    """adam: decay enters the moments (the paper's Adam). adamw: decay is applied to the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform(_Decay):
+    """One rate for every weight."""
+
+    method: ClassVar[str] = "uniform"
+
+
+@dataclasses.dataclass(frozen=True)
+class Awd(_Decay):
+    """Adaptive weight decay (Ghiasi et al.): one rate for all weights, anew at each step."""
+
+    method: ClassVar[str] = "awd"
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaDecay(_Decay):
+    """AdaDecay as the paper's authors ran it: a ratio per module, by its gradient's norm."""
+
+    method: ClassVar[str] = "adadecay"
+    refresh_every: int = 500
+    """Optimizer steps from one reading of the gradients to the next."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaDecayPerParameter(_Decay):
+    """AdaDecay as published: a ratio per weight, by its gradient's size, anew at each step."""
+
+    method: ClassVar[str] = "adadecay_per_parameter"
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaDecay(_Decay):
+    """A ratio per module, by its spectrum."""
+
+    method: ClassVar[str] = "alphadecay"
+    scale_range: Range = _RANGE
+    """(s1, s2): ratios of the heaviest- and lightest-tailed module; of the linear assignment."""
+    refresh_every: int = 500
+    """Optimizer steps from one reading of the spectra to the next."""
+    metric: Literal[
+        "pl_alpha_hill",
+        "grad_norm",
+        "frobenius_norm",
+        "spectral_norm",
+        "stable_rank",
+        "alpha_hat",
+        "spectral_entropy",
+    ] = "pl_alpha_hill"
+    """What is measured on each module."""
+    fit: Literal["median", "goodness_of_fit", "fix_finger"] = "median"
+    """Power-law fit; of pl_alpha_hill."""
+    solver: Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"] = "auto"
+    """How metrics of spectra get eigenvalues: exactly, or, for large matrices on accelerators, as estimates."""
+    assign: Literal["linear", "sqrt", "log2", "sigmoid"] = "linear"
+    """How scores become ratios."""
+    reverse: bool = False
+    """Give the lowest scores the highest ratios: a control, of the linear assignment."""
+    unit_mean: bool = False
+    """Divide the ratios by their mean, so that the modules' decays average the base rate; of the linear assignment."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings that the chosen metric or assignment would ignore."""
+        of_choice = {
+            "assign": ("linear", ("scale_range", "reverse", "unit_mean")),
+            "metric": ("pl_alpha_hill", ("fit",)),
+        }
+        for chooser, (choice, names) in of_choice.items():
+            ignored = [name for name in names if getattr(self, name) != _DEFAULTS[name]]
+            if getattr(self, chooser) != choice and ignored:
+                raise ValueError(
+                    f"optimizer.{ignored[0]}={getattr(self, ignored[0])} is a setting of optimizer.{chooser}={choice}, "
+                    f"which is {getattr(self, chooser)}: leave it at {_DEFAULTS[ignored[0]]}."
+                )
+
+
+_DEFAULTS: dict[str, Any] = {"scale_range": _RANGE, "reverse": False, "unit_mean": False, "fit": "median"}
+
+Method = NoDecay | Uniform | Awd | AdaDecay | AdaDecayPerParameter | AlphaDecay
+METHODS: dict[str, type[Method]] = {
+    method.method: method for method in (NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, AlphaDecay)
+}
+"""Every method by its name, the value of `--optimizer.method`."""
+
+
+def with_settings(optimizer: Method, method: str | None = None, **settings: Any) -> Method:
+    """The settings with others, and of another method if one is named.
+
+    Settings that the new method, metric or assignment does not have are dropped, so that two runs that compute the
+    same are equal.
+
+    Args:
+        optimizer: Where to start.
+        method: A key of `METHODS`; None keeps the method.
+        settings: Fields of any method.
+
+    Raises:
+        ValueError: If no method has a field of that name, or there is no such method.
+    """
+    if method is not None and method not in METHODS:
+        raise ValueError(f"optimizer.method={method} is none of {', '.join(METHODS)}.")
+    known = {field.name for each in METHODS.values() for field in dataclasses.fields(each)}
+    if unknown := settings.keys() - known:
+        raise ValueError(f"no optimizer has a setting {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}.")
+    kind = METHODS[optimizer.method if method is None else method]
+    merged = {**{field.name: getattr(optimizer, field.name) for field in dataclasses.fields(optimizer)}, **settings}
+    kept = {field.name: merged[field.name] for field in dataclasses.fields(kind) if field.name in merged}
+    if kept.get("assign", "linear") != "linear":
+        kept = {name: value for name, value in kept.items() if name not in ("scale_range", "reverse", "unit_mean")}
+    if kept.get("metric", "pl_alpha_hill") != "pl_alpha_hill":
+        kept.pop("fit", None)
+    return kind(**kept)
