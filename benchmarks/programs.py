@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from experiments.config import Config
+from experiments.methods import with_settings
 from experiments.models.llama import Llama, abstract_model
 from experiments.parallel.sharding import abstract, make_mesh
 from experiments.presets import PRESETS
@@ -31,12 +32,12 @@ def preset(name: str, method: Method, **optimizer: Any) -> Config:
     Returns:
         The run.
     """
-    _, config = PRESETS[name]
-    settings = {"method": method, "refresh_every": 500, **optimizer}
+    config = PRESETS[name].config
+    settings = {"refresh_every": 500, **optimizer}
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, compute_dtype="float32"),
-        optimizer=dataclasses.replace(config.optimizer, **settings),
+        optimizer=with_settings(config.optimizer, method, **settings),
     )
 
 

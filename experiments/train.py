@@ -103,32 +103,24 @@ def launch(config: RunConfig, workload: Workload) -> int:
 
 def train(config: RunConfig, listening: Preemption, console: rich.console.Console, workload: Workload) -> int:
     """Takes a run from wherever it is to its end. Returns the exit code; raises the OSError of a disk or of data."""
-    with contextlib.ExitStack() as stack:
-        try:
-            distributed.join_processes()
-            console.quiet = jax.process_index() > 0
-            stack.enter_context(owned(config.workdir))
-            run = set_up(config, listening, workload)
-        except (ValueError, FileNotFoundError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        stack.enter_context(run.checkpoints)
-        stack.enter_context(contextlib.closing(run.batches))
-        return train_and_report(run, console)
-
-
-def train_and_report(run: Run, console: rich.console.Console) -> int:
-    """Takes a run that is set up to its end. Returns the exit code."""
     try:
-        go_on(run, console)
-    except Diverged as error:
+        distributed.join_processes()
+        console.quiet = jax.process_index() > 0
+        run = set_up(config, listening, workload)
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Preempted:
-        saved = run.checkpoints.latest() or "the start, for nothing was saved yet"
-        console.print(f"Preempted (SIGTERM). The same command goes on from {saved}.")
-        return preemption.EXIT_CODE
-    conclude(run, console)
+    with run.resources:
+        try:
+            go_on(run, console)
+        except Diverged as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except Preempted:
+            saved = run.checkpoints.latest() or "the start, for nothing was saved yet"
+            console.print(f"Preempted (SIGTERM). The same command goes on from {saved}.")
+            return preemption.EXIT_CODE
+        conclude(run, console)
     return 0
 
 
@@ -136,10 +128,9 @@ def run_to_end(
     config: RunConfig, listening: Preemption, console: rich.console.Console, workload: Workload = PRETRAINING
 ) -> None:
     """Takes a run from wherever it is to its end, without a report. Raises what `set_up` and `fit` do."""
-    with owned(config.workdir):
-        run = set_up(config, listening, workload)
-        with run.checkpoints, contextlib.closing(run.batches):
-            go_on(run, console)
+    run = set_up(config, listening, workload)
+    with run.resources:
+        go_on(run, console)
 
 
 def set_up(config: RunConfig, listening: Preemption, workload: Workload = PRETRAINING) -> Run:
@@ -155,22 +146,27 @@ def set_up(config: RunConfig, listening: Preemption, workload: Workload = PRETRA
 
     Raises:
         ValueError: If settings contradict each other, the data or the run in `config.workdir`, or if every
-            checkpoint there is damaged.
+            checkpoint there is damaged, or if another process works there.
         FileNotFoundError: If data is missing.
     """
     check(config)
     mesh = sharding.make_mesh(config)
-    batches = workload.open(config, sharding.rows_of_process(mesh, config.batch_size))
-    graphdef, params = abstract_model(config.model, workload.network)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    distributed.from_first_process(lambda: claim_workdir(config))
-    checkpoints = Checkpoints(config.workdir / "checkpoints")
-    shapes: TrainState = sharding.abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
-    step, *state = checkpoints.restore(*shapes, batches) or (
-        0,
-        *first_state(config, optimizer, mesh, workload.network),
-    )
-    return Run(config, workload, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*state), step)
+    with contextlib.ExitStack() as stack:
+        rows = sharding.rows_of_process(mesh, config.batch_size)
+        batches = stack.enter_context(contextlib.closing(workload.open(config, rows)))
+        graphdef, params = abstract_model(config.model, workload.network)
+        optimizer = make_optimizer(config.optimizer, config.steps)
+        stack.enter_context(owned(config.workdir))
+        distributed.from_first_process(lambda: claim_workdir(config))
+        checkpoints = stack.enter_context(Checkpoints(config.workdir / "checkpoints"))
+        opt_state = jax.eval_shape(optimizer.init, params)
+        shapes: TrainState = sharding.abstract(TrainState(params, opt_state), mesh)
+        restored = checkpoints.restore(*shapes, batches)
+        step, *state = restored or (0, *first_state(config, optimizer, mesh, workload.network))
+        return Run(
+            config, workload, mesh, graphdef, optimizer, batches, checkpoints, listening, TrainState(*state), step,
+            stack.pop_all(),
+        )  # fmt: skip
 
 
 def go_on(run: Run, console: rich.console.Console) -> None:

@@ -1,6 +1,7 @@
 """What a run learns and from what, the run itself, and what is logged and saved on the way."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -91,6 +92,8 @@ class Run:
     state: TrainState
     step: int
     """Optimizer steps made."""
+    resources: contextlib.ExitStack
+    """Closes the batches and the checkpoints, and gives the run's folder free."""
 
 
 class Diverged(Exception):

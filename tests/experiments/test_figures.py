@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from experiments.config import Config
+from experiments.methods import with_settings
 from experiments.presets import PRESETS
 from experiments.training import figures
 
@@ -48,7 +49,7 @@ def config(tmp_path: pathlib.Path) -> Config:
 
 
 def with_optimizer(config: Config, **changes: Any) -> Config:
-    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **changes))
+    return dataclasses.replace(config, optimizer=with_settings(config.optimizer, **changes))
 
 
 @pytest.mark.parametrize(

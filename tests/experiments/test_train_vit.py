@@ -17,6 +17,7 @@ import pytest
 import rich.console
 
 from experiments import train, train_vit
+from experiments.methods import with_settings
 from experiments.training import metrics
 from experiments.training.metrics import read_metrics
 from experiments.training.preemption import Preempted, Preemption
@@ -34,7 +35,7 @@ def small(workdir: pathlib.Path) -> VisionConfig:
     return dataclasses.replace(
         preset,
         model=dataclasses.replace(preset.model, num_layers=1),
-        optimizer=dataclasses.replace(preset.optimizer, refresh_every=8, method="adadecay"),
+        optimizer=with_settings(preset.optimizer, "adadecay", refresh_every=8),
         steps=STEPS,
         log_every=1,
         eval_every=10,

@@ -15,6 +15,7 @@ from flax import nnx
 
 from experiments.config import Config, MeshConfig, ModelConfig
 from experiments.evaluate import evaluate
+from experiments.methods import with_settings
 from experiments.models.llama import Llama, abstract_model
 from experiments.parallel import sharding
 from experiments.presets import PRESETS
@@ -28,12 +29,12 @@ MODEL = ModelConfig(64, 99, 2, 2, vocab_size=80, compute_dtype="float32")
 
 
 def config_of(data: int, fsdp: int, *, method: Any = "uniform") -> Config:
-    _, nano = PRESETS["nano"]
+    nano = PRESETS["nano"].config
     return dataclasses.replace(
         nano,
         model=MODEL,
         data=dataclasses.replace(nano.data, sequence_length=LENGTH),
-        optimizer=dataclasses.replace(nano.optimizer, method=method, refresh_every=2),
+        optimizer=with_settings(nano.optimizer, method, refresh_every=2),
         mesh=MeshConfig(data, fsdp),
         batch_size=16,
         accumulate=2,
