@@ -22,7 +22,7 @@ from optax_alphadecay.spectra.marchenko_pastur import marchenko_pastur_edges, ra
 from optax_alphadecay.spectrum import eigenvalues
 from optax_alphadecay.transform import AlphaDecayState, alphadecay
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "AdaDecayState",
