@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.measure import Row
-from experiments.training.figures import COLOURS, MARKERS, STYLE
+from experiments.style import COLOURS, MARKERS, STYLE
 
 
 def draw(path: pathlib.Path, rows: Sequence[Row]) -> None:

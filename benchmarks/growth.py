@@ -18,6 +18,7 @@ from benchmarks.measure import Row, ratio, take_turns
 from benchmarks.programs import preset, weight_shapes, weights
 from benchmarks.refresh import refresher
 from experiments.config import Config
+from experiments.models.llama import Llama
 from experiments.parallel.sharding import abstract
 from experiments.training.optimizers import MODULES
 from optax_alphadecay.modules import resolve
@@ -72,7 +73,8 @@ def _by_devices_here(size: str) -> list[Row]:
     for devices in _DEVICES:
         auto = (jax.sharding.AxisType.Auto,)
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("fsdp",), axis_types=auto)
-        params, state = abstract(shapes, mesh), abstract(jax.eval_shape(decay.init, shapes), mesh)
+        states = jax.eval_shape(decay.init, shapes)
+        params, state = (abstract(tree, mesh, Llama.spec_of) for tree in (shapes, states))
         text = jax.jit(decay.update).lower(params, state, params).compile().as_text() or ""
         decompositions = sum(hlo.trips(text, lambda each: "sytrd" in each.target))
         if not decompositions:

@@ -11,7 +11,8 @@ from flax import nnx
 
 from experiments.config import Config
 from experiments.methods import with_settings
-from experiments.models.llama import Llama, abstract_model
+from experiments.models.common import abstract_model
+from experiments.models.llama import Llama
 from experiments.parallel.sharding import abstract, make_mesh
 from experiments.presets import PRESETS
 from experiments.training.optimizers import make_optimizer
@@ -83,7 +84,7 @@ def compile_train_step(config: Config, batch_size: int, length: int) -> jax.stag
     params = weight_shapes(config)
     state = TrainState(params, jax.eval_shape(optimizer.init, params))
     tokens_AxBxL = jax.ShapeDtypeStruct((1, batch_size, length), jnp.int32)
-    return make_train_step(graphdef, optimizer).lower(state, tokens_AxBxL).compile()
+    return make_train_step(graphdef, optimizer, Llama.spec_of).lower(state, tokens_AxBxL).compile()
 
 
 def compile_for_mesh(config: Config, mesh: jax.sharding.Mesh | None = None) -> jax.stages.Compiled:
@@ -97,10 +98,10 @@ def compile_for_mesh(config: Config, mesh: jax.sharding.Mesh | None = None) -> j
         The step; its `memory_analysis()` is per device.
     """
     mesh = make_mesh(config) if mesh is None else mesh
-    graphdef, params = abstract_model(config.model)
+    graphdef, params = abstract_model(config.model, Llama)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state = abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh)
-    return compile_step(config, graphdef, optimizer, state, mesh)
+    state = abstract(TrainState(params, jax.eval_shape(optimizer.init, params)), mesh, Llama.spec_of)
+    return compile_step(config, graphdef, optimizer, state, mesh, Llama.spec_of)
 
 
 def compile_optimizer_step(config: Config, params: Any) -> jax.stages.Compiled:

@@ -1,88 +1,19 @@
 """Trains a Vision Transformer: `python -m experiments.train_vit PRESET [options]`. Started again, it resumes."""
 # SPDX-License-Identifier: Apache-2.0
 
-import functools
-import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import rich.console
-from flax import nnx
-
-from experiments import train
-from experiments.data.images import check_fits, train_iterator, validation_batches
-from experiments.models.vit import Vit, cross_entropy
-from experiments.parallel import distributed, sharding
-from experiments.training.preemption import Preemption
-from experiments.training.task import Run, TrainBatches
-from experiments.vision_config import Batch, VisionConfig, from_command_line
-
-
-class Classification:
-    """What is on an image, by a Vision Transformer."""
-
-    network: Callable[..., nnx.Module] = Vit
-    unit = "images"
-
-    def units_per_step(self, config: VisionConfig) -> int:
-        """Images in a batch."""
-        return config.batch_size
-
-    def open(self, config: VisionConfig, rows: np.ndarray) -> TrainBatches:
-        """Opens the train split."""
-        check_fits(config.data, config.model)
-        batches: TrainBatches = train_iterator(config.data, batch_size=config.batch_size, seed=config.seed, rows=rows)
-        return batches
-
-    def validate(self, run: Run) -> tuple[dict[str, float], str]:
-        """Measures loss and accuracy on the whole validation split, each image counted once."""
-        config = run.config
-        batches = validation_batches(config.data, batch_size=config.batch_size // config.accumulate)
-        with jax.set_mesh(run.mesh):
-            parts = [
-                _sums(run.graphdef, run.state.params, *sharding.share_rows(batch, run.mesh))
-                for batch in run.preemption.watch(batches)
-            ]
-        nats, correct, examples = np.array(jax.device_get(parts), np.float64).sum(axis=0).tolist()
-        values = {"loss": nats / examples, "accuracy": correct / examples, "examples": int(examples)}
-        return values, f"validation loss {values['loss']:.4f} | accuracy {values['accuracy']:.2%}"
-
-    def report(
-        self, config: VisionConfig, metrics: list[dict[str, float]], params: Any
-    ) -> tuple[list[tuple[str, pathlib.Path]], str]:
-        """Draws nothing."""
-        final = next(line for line in reversed(metrics) if "validation/accuracy" in line)
-        loss, accuracy, examples = (final[f"validation/{name}"] for name in ("loss", "accuracy", "examples"))
-        return [], f"validation accuracy {accuracy:.2%} (loss {loss:.4f} nats) on {int(examples):,} images"
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _sums(
-    graphdef: nnx.GraphDef[Vit], params: Any, batch: Batch, real_B: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Nats, images classified correctly and images, summed over those that are real."""
-    logits_BxK = nnx.merge(graphdef, params)(batch.images)
-    correct_B = jnp.argmax(logits_BxK, axis=-1) == batch.labels
-    nats = jnp.sum(cross_entropy(logits_BxK, batch.labels), where=real_B)
-    return nats, jnp.sum(correct_B, where=real_B), jnp.sum(real_B)
-
-
-CLASSIFICATION = Classification()
-
-
-def run_to_end(config: VisionConfig, listening: Preemption, console: rich.console.Console) -> None:
-    """Takes a run from wherever it is to its end, without a report. Raises what `train.run_to_end` does."""
-    train.run_to_end(config, listening, console, CLASSIFICATION)
+from experiments.parallel import distributed
+from experiments.training.image_classification import IMAGE_CLASSIFICATION
+from experiments.training.launch import launch
+from experiments.vision_config import from_command_line
 
 
 @distributed.ends_together
 def main(args: Sequence[str] | None = None) -> int:
     """Trains and reports; arguments and exit codes are those of `train.main`."""
-    return train.launch(from_command_line(args), CLASSIFICATION)
+    return launch(from_command_line(args), IMAGE_CLASSIFICATION)
 
 
 if __name__ == "__main__":

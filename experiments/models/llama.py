@@ -8,8 +8,6 @@
 #   M: the same L tokens, as keys    R: H / 2, pairs that rotary positions rotate
 #   1: an axis to broadcast over
 
-import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,17 +16,8 @@ import optax
 from flax import nnx
 
 from experiments.config import ModelConfig
+from experiments.models.common import cut_on_width, normal
 from experiments.parallel.sharding import constrain_rows, constrain_whole
-
-
-def normal(stddev: float) -> nnx.Initializer:
-    """Draws a weight matrix; the bits are the same inside and outside of jit."""
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
-        # The compiler would otherwise multiply the standard deviation into a factor of the normal distribution.
-        return jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * stddev
-
-    return init
 
 
 class Linear(nnx.Module):
@@ -154,6 +143,11 @@ class Llama(nnx.Module):
         self.final_norm = _norm(config, rngs)
         self.lm_head = Linear(config, config.hidden_size, config.vocab_size, rngs=rngs)
 
+    @staticmethod
+    def spec_of(path: tuple[Any, ...], leaf: Any) -> jax.P:
+        """Where a parameter lies, see `cut_on_width`: the embedding and `down_proj` write to the residual stream."""
+        return cut_on_width(path, leaf, writers=("embed", "down_proj"))
+
     def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
         """Predicts the token after each position.
 
@@ -211,14 +205,3 @@ def next_token_loss(model: Llama, tokens_BxL: jax.Array, mask_BxL: jax.Array | N
     """Mean cross-entropy in nats per predicted token, shape `()`, float32; arguments as in `loss_sum_and_count`."""
     total, count = loss_sum_and_count(model, tokens_BxL, mask_BxL)
     return total / count
-
-
-def abstract_model(config: Any, network: Callable[..., nnx.Module] = Llama) -> tuple[nnx.GraphDef[Any], Any]:
-    """The model without its parameters, and the tree of their `jax.ShapeDtypeStruct`; draws nothing."""
-    graphdef, weights = nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0))))
-    return graphdef, nnx.to_pure_dict(weights)
-
-
-def num_parameters(params: Any) -> int:
-    """Number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.models.llama import normal
+from experiments.models.common import cut_on_width, normal
 from experiments.parallel.sharding import constrain_rows
 from experiments.vision_config import Batch, VitConfig
 
@@ -105,6 +105,11 @@ class Vit(nnx.Module):
         self.layers = nnx.vmap(lambda rngs: Block(config, rngs=rngs))(rngs.split(config.num_layers))
         self.final_norm = _norm(config, rngs)
         self.head = _linear(config, width, config.num_classes, rngs)
+
+    @staticmethod
+    def spec_of(path: tuple[Any, ...], leaf: Any) -> jax.P:
+        """Where a parameter lies, see `cut_on_width`: patches and `down_proj` write to the residual stream."""
+        return cut_on_width(path, leaf, writers=("embed", "down_proj"))
 
     def __call__(self, images_BxSxSxC: jax.Array) -> jax.Array:
         """Says what is on each image.

@@ -1,6 +1,7 @@
 """The mesh of a run, and where weights and batches lie on it."""
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 
 from experiments.config import RunConfig
 
+SpecOf = Callable[[tuple[Any, ...], Any], jax.P]
+"""From the path and the leaf of a parameter to where it lies; each network has its own."""
 BATCH = ("data", "fsdp")
 """The mesh axes. A batch is cut over both, weights over `fsdp`: all devices compute on rows of their own."""
 
@@ -47,32 +50,13 @@ def make_mesh(config: RunConfig) -> jax.sharding.Mesh:
     return jax.make_mesh((devices // fsdp, fsdp), BATCH, axis_types=auto)
 
 
-def spec_of(path: tuple[Any, ...], leaf: Any) -> jax.P:
-    """Where a leaf of the parameters lies, or one of the optimizer state that has the same name.
-
-    Kernels and the embedding are cut on the axis of the model's hidden_size, which all of them have: sizes of other
-    axes need not divide. All else is replicated.
-
-    Args:
-        path: Its place in the tree, as JAX gives it; the last two keys are the layer and the parameter.
-        leaf: Anything with a rank.
-
-    Returns:
-        Its partition over the mesh axes.
-    """
-    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-    if names[-1] not in ("kernel", "embedding"):
-        return jax.P()
-    axis = leaf.ndim - (1 if names[-2] in ("embed", "down_proj") else 2)
-    return jax.P(*[None] * axis, "fsdp")
-
-
-def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def shardings(tree: Any, mesh: jax.sharding.Mesh, spec_of: SpecOf) -> Any:
     """Where every leaf of parameters and optimizer states lies.
 
     Args:
         tree: Arrays or `jax.ShapeDtypeStruct`.
         mesh: What `make_mesh` gives.
+        spec_of: The network's, see `models.common.Network`.
 
     Returns:
         The tree of `NamedSharding`.
@@ -82,16 +66,16 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     )
 
 
-def abstract(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def abstract(tree: Any, mesh: jax.sharding.Mesh, spec_of: SpecOf) -> Any:
     """Shapes, dtypes and shardings of parameters and optimizer states, as `jax.ShapeDtypeStruct`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
-        shardings(tree, mesh),
+        shardings(tree, mesh, spec_of),
     )
 
 
-def constrain(tree: Any) -> Any:
+def constrain(tree: Any, spec_of: SpecOf) -> Any:
     """Holds parameters, gradients or optimizer states of a compiled program to their place on the ambient mesh."""
     if _one_device():
         return tree

@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from experiments.report.data import Reading, last_refresh, training_seconds
 from experiments.report.statistics import PERPLEXITY, Cell, Summary, summarise
 from experiments.report.text import settings, with_labels
+from experiments.style import COLOURS, MARKERS, STYLE
 from experiments.suites.results import Result
-from experiments.training.figures import COLOURS, MARKERS, STYLE
 
 WIDTH = 9.0
 """Inches; about as wide as GitHub shows a file."""

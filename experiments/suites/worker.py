@@ -16,13 +16,16 @@ from typing import Any
 import jax
 import rich.console
 
-from experiments import train, train_vit
 from experiments.config import RunConfig
 from experiments.suites import provenance
 from experiments.suites.identity import name_of, settings_that_matter
 from experiments.suites.results import Result, from_line, measured, to_line
+from experiments.training.image_classification import IMAGE_CLASSIFICATION
+from experiments.training.language_modeling import LANGUAGE_MODELING
 from experiments.training.lock import Locked
+from experiments.training.loop import run_to_end
 from experiments.training.preemption import Preempted, Preemption
+from experiments.training.task import Task
 from experiments.vision_config import VisionConfig
 
 IN_USE = 75
@@ -95,10 +98,8 @@ def clear(workdir: pathlib.Path) -> None:
 def _train_to_end(config: RunConfig, preemption: Preemption) -> None:
     """Takes a run from wherever its folder is to its end, without figures."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False)
-    if isinstance(config, VisionConfig):
-        train_vit.run_to_end(config, preemption, console)
-    else:
-        train.run_to_end(config, preemption, console)
+    task: Task = IMAGE_CLASSIFICATION if isinstance(config, VisionConfig) else LANGUAGE_MODELING
+    run_to_end(config, preemption, console, task)
 
 
 @contextlib.contextmanager

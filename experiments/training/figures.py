@@ -13,24 +13,9 @@ from matplotlib.figure import Figure
 import optax_alphadecay as oad
 from experiments.config import Config
 from experiments.methods import AlphaDecay, Method
+from experiments.style import COLOURS, MARKERS, STYLE
 from experiments.training.metrics import series
 from experiments.training.optimizers import MODULEWISE
-
-# Okabe and Ito's colours, which the colour-blind tell apart too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-MARKERS = "osD^vPX"
-STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 13,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "savefig.dpi": 160,
-}
 
 
 class Module(NamedTuple):

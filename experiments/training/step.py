@@ -1,7 +1,6 @@
 """The training state, and one optimizer step as a compiled program."""
 # SPDX-License-Identifier: Apache-2.0
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +9,9 @@ import optax
 from flax import nnx
 
 from experiments.config import RunConfig
-from experiments.models.llama import Llama
+from experiments.models.common import Network
 from experiments.parallel import sharding
-from experiments.parallel.sharding import constrain
+from experiments.parallel.sharding import SpecOf, constrain
 
 
 class TrainState(NamedTuple):
@@ -26,7 +25,7 @@ def first_state(
     config: RunConfig,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
-    network: Callable[..., nnx.Module] = Llama,
+    network: Network,
 ) -> TrainState:
     """Draws the weights in place: no device ever holds more than its share, and the bits are those of one device."""
 
@@ -36,20 +35,23 @@ def first_state(
 
     # As an argument: one compiled program, kept on disk, then serves all seeds.
     key = jax.random.key(config.seed)
-    return jax.jit(draw, out_shardings=sharding.shardings(jax.eval_shape(draw, key), mesh))(key)
+    return jax.jit(draw, out_shardings=sharding.shardings(jax.eval_shape(draw, key), mesh, network.spec_of))(key)
 
 
-def make_train_step(graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
+def make_train_step(
+    graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransformation, spec_of: SpecOf
+) -> jax.stages.Wrapped:
     """Builds one optimizer step.
 
     Args:
         graphdef: The model without its parameters; its `loss` takes a batch.
         optimizer: The whole update.
+        spec_of: Where parameters lie: the network's.
 
     Returns:
         A jitted function of the state, which is donated, and of a tree of arrays `[accumulate, batch, ...]`. It
         returns the next state, and the float32 scalars `train/loss` and `train/gradient_norm` (before clipping).
-        Compiled under `jax.set_mesh`, it keeps the state as `partitioning` lays it out.
+        Compiled under `jax.set_mesh`, it keeps the state where `spec_of` says.
     """
 
     def loss_of(params: Any, piece: Any) -> jax.Array:
@@ -58,14 +60,15 @@ def make_train_step(graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransf
     def train_step(state: TrainState, pieces: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         def add_piece(total: Any, piece: Any) -> tuple[Any, jax.Array]:
             loss, gradients = jax.value_and_grad(loss_of)(state.params, piece)
-            return constrain(jax.tree.map(jnp.add, total, gradients)), loss
+            return constrain(jax.tree.map(jnp.add, total, gradients), spec_of), loss
 
-        zeros = constrain(jax.tree.map(jnp.zeros_like, state.params))
+        zeros = constrain(jax.tree.map(jnp.zeros_like, state.params), spec_of)
         total, losses = jax.lax.scan(add_piece, zeros, pieces)
         gradients = jax.tree.map(lambda gradient: gradient / len(losses), total)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {"train/loss": losses.mean(), "train/gradient_norm": optax.tree.norm(gradients)}
-        return constrain(TrainState(optax.apply_updates(state.params, updates), opt_state)), metrics
+        state = TrainState(optax.apply_updates(state.params, updates), opt_state)
+        return constrain(state, spec_of), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -76,6 +79,7 @@ def compile_train_step(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     mesh: jax.sharding.Mesh,
+    spec_of: SpecOf,
 ) -> jax.stages.Compiled:
     """Compiles the step of a run for a mesh; only shapes are needed, and no device of the mesh need be there.
 
@@ -85,6 +89,7 @@ def compile_train_step(
         optimizer: The whole update.
         state: The state, or `sharding.abstract` of it.
         mesh: The devices.
+        spec_of: Where parameters lie: the network's.
 
     Returns:
         The compiled `make_train_step`.
@@ -94,4 +99,4 @@ def compile_train_step(
         lambda x: jax.ShapeDtypeStruct((*rows, *x.shape), x.dtype, sharding=layout), config.data.example
     )
     with jax.set_mesh(mesh):
-        return make_train_step(graphdef, optimizer).lower(state, pieces).compile()
+        return make_train_step(graphdef, optimizer, spec_of).lower(state, pieces).compile()

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -15,6 +15,7 @@ import rich.console
 from flax import nnx
 
 import optax_alphadecay as oad
+from experiments.models.common import Network
 from experiments.training.checkpoints import Batches, Checkpoints
 from experiments.training.metrics import MetricsLog
 from experiments.training.optimizers import MODULES
@@ -29,11 +30,11 @@ class TrainBatches(Batches, Iterator[Any], Protocol):
         """Ends its threads."""
 
 
-class Workload(Protocol):
+class Task(Protocol):
     """What a run learns: all in which one kind of network and data differs from another."""
 
-    network: Callable[..., nnx.Module]
-    """Made from `config.model` and `rngs`; its method `loss` takes a batch."""
+    network: Network
+    """The class of the network; its method `loss` takes a batch."""
     unit: str
     """What the network learns from and the speed is counted in, such as tokens."""
 
@@ -82,7 +83,7 @@ class Run:
     """A run, ready to take its next step."""
 
     config: Any
-    workload: Workload
+    task: Task
     mesh: jax.sharding.Mesh
     graphdef: nnx.GraphDef[Any]
     optimizer: optax.GradientTransformation
@@ -118,9 +119,9 @@ def log_modules(run: Run, log: MetricsLog, console: rich.console.Console) -> Non
 
 
 def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
-    """Logs and shows what the workload measures, unless a preemption comes first."""
+    """Logs and shows what the task measures, unless a preemption comes first."""
     try:
-        values, text = run.workload.validate(run)
+        values, text = run.task.validate(run)
     except Preempted:
         return  # the run that goes on makes it up
     log.write(run.step, {f"validation/{name}": value for name, value in values.items()})

@@ -13,7 +13,8 @@ from flax import nnx
 from experiments import vision_config
 from experiments.config import Config, ModelConfig
 from experiments.methods import Uniform
-from experiments.models.llama import Llama, num_parameters
+from experiments.models.common import num_parameters
+from experiments.models.llama import Llama
 from experiments.presets import PRESETS, from_command_line
 
 # Of the paper: parameters in the size's name, tokens, learning rate.

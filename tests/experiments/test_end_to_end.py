@@ -21,6 +21,7 @@ from experiments import train
 from experiments.config import ModelConfig
 from experiments.models.llama import Llama, next_token_loss
 from experiments.presets import from_command_line
+from experiments.training.loop import after_step
 from experiments.training.metrics import MetricsLog, read_metrics
 from experiments.training.preemption import Preemption
 from experiments.training.progress import Progress, duration
@@ -78,7 +79,7 @@ def test_pieces_of_a_batch_make_the_step_of_the_whole() -> None:
     )(params)
     expected = jax.tree.map(lambda weight, gradient: weight - 0.5 * gradient, params, gradients)
     state = TrainState(params, optimizer.init(params))
-    new, metrics = make_train_step(graphdef, optimizer)(state, tokens_BxL.reshape(4, 2, 16))
+    new, metrics = make_train_step(graphdef, optimizer, Llama.spec_of)(state, tokens_BxL.reshape(4, 2, 16))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), new.params, expected)
     squares = sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(gradients))
     assert metrics["train/gradient_norm"] == pytest.approx(squares**0.5, rel=1e-5)
@@ -125,9 +126,11 @@ def test_bad_settings_are_explained(
     assert not (tmp_path / "run").exists()
 
 
-def test_tasks_end_with_the_checkpoint(tiny_command: list[str]) -> None:
+def test_what_follows_a_step_ends_with_the_checkpoint(tiny_command: list[str]) -> None:
     config = from_command_line([*tiny_command, "--eval-every", "20", "--checkpoint-every", "40"])
-    due = {step: [task.__name__ for task in train.tasks(config, step, Preemption())] for step in (1, 5, 10, 20, 40, 60)}
+    due = {
+        step: [action.__name__ for action in after_step(config, step, Preemption())] for step in (1, 5, 10, 20, 40, 60)
+    }
     assert due == {
         1: ["log_modules"],
         5: [],

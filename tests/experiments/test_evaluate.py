@@ -15,6 +15,7 @@ from experiments.config import ModelConfig
 from experiments.models.llama import Llama
 from experiments.parallel.sharding import make_mesh
 from experiments.presets import PRESETS
+from experiments.training import language_modeling
 from tests.experiments.experiment_fixtures import STEPS, FinishedRun
 
 VOCAB_SIZE = 40
@@ -43,7 +44,7 @@ def test_loss_is_the_mean_over_all_tokens(tokens_BxL: np.ndarray, real: int) -> 
         if b * 12 + position < real
     ]
     for size in (2, 3, 6):
-        found = evaluate.evaluate(*nnx.split(model), batched(tokens_BxL, size, real), ONE_DEVICE)
+        found = language_modeling.evaluate(*nnx.split(model), batched(tokens_BxL, size, real), ONE_DEVICE)
         assert found.tokens == len(flat)
         assert found.loss == pytest.approx(np.mean(flat), rel=1e-6)
         assert found.perplexity == pytest.approx(np.exp(np.mean(flat)), rel=1e-5)
@@ -52,23 +53,23 @@ def test_loss_is_the_mean_over_all_tokens(tokens_BxL: np.ndarray, real: int) -> 
 def test_unigram_by_hand() -> None:
     # Predicted are 1, 1 and 2; the 0 in front and the masked 3 are not.
     batches = [(np.array([[0, 1, 1, 2, 3]]), np.array([[True, True, True, True, False]]))]
-    found = evaluate.unigram(np.array([5, 2, 0, 9]), batches)
+    found = language_modeling.unigram(np.array([5, 2, 0, 9]), batches)
     assert found.tokens == 3
     assert found.perplexity == pytest.approx(((3 / 20) * (3 / 20) * (1 / 20)) ** (-1 / 3))
-    assert evaluate.unigram(np.zeros(4, np.int64), batches).perplexity == pytest.approx(4)
-    smoothed = evaluate.unigram(np.array([5, 2, 0, 9]), batches, smoothing=1e-6)
+    assert language_modeling.unigram(np.zeros(4, np.int64), batches).perplexity == pytest.approx(4)
+    smoothed = language_modeling.unigram(np.array([5, 2, 0, 9]), batches, smoothing=1e-6)
     assert smoothed.perplexity > found.perplexity
 
 
 def test_unigram_predicts_what_the_model_predicts(tokens_BxL: np.ndarray) -> None:
     batches = batched(tokens_BxL, 2, 65)
     model = Llama(ModelConfig(16, 24, 2, 1, vocab_size=VOCAB_SIZE, compute_dtype="float32"), rngs=nnx.Rngs(0))
-    unigram = evaluate.unigram(np.ones(VOCAB_SIZE, np.int64), batches)
-    assert evaluate.evaluate(*nnx.split(model), batches, ONE_DEVICE).tokens == unigram.tokens
+    unigram = language_modeling.unigram(np.ones(VOCAB_SIZE, np.int64), batches)
+    assert language_modeling.evaluate(*nnx.split(model), batches, ONE_DEVICE).tokens == unigram.tokens
 
 
 def test_perplexity_of_a_diverged_model_is_infinite() -> None:
-    assert evaluate.Validation(1e4, 1).perplexity == np.inf
+    assert language_modeling.Validation(1e4, 1).perplexity == np.inf
 
 
 def test_command_repeats_the_verdict_of_training(finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from experiments.config import ModelConfig
-from experiments.models.llama import Llama, loss_sum_and_count, next_token_loss, num_parameters
+from experiments.models.common import num_parameters
+from experiments.models.llama import Llama, loss_sum_and_count, next_token_loss
 from experiments.presets import PRESETS
 
 TINY = ModelConfig(18, 11, 3, 3, vocab_size=13, compute_dtype="float32")  # odd wherever it may be

@@ -60,7 +60,7 @@ import errno, os, pathlib, sys
 import jax
 from experiments import evaluate, train
 from experiments.parallel import distributed
-from experiments.training import checkpoints, checksums
+from experiments.training import checkpoints, checksums, loop
 
 damaged, finished, workdir, *command = sys.argv[1:]
 
@@ -71,7 +71,7 @@ distributed.join_processes()
 if jax.process_index() == 0:
     checksums.seal = full
 else:  # it must not look for itself at files that may change
-    checksums.newest_intact = evaluate.find_run = train.claim_workdir = train.lacks = None
+    checksums.newest_intact = evaluate.find_run = loop.claim_workdir = loop.lacks = None
 try:
     checkpoints.Checkpoints(pathlib.Path(damaged))
 except ValueError as error:

@@ -11,7 +11,8 @@ import pytest
 
 from experiments.config import Config
 from experiments.methods import AdaDecay, AlphaDecay
-from experiments.models.llama import abstract_model
+from experiments.models.common import abstract_model
+from experiments.models.llama import Llama
 from experiments.parallel import sharding
 from experiments.presets import PRESETS
 from experiments.suites import paper
@@ -78,10 +79,10 @@ def test_two_steps_of_the_papers_models_with_one_block(size: str) -> None:
         batch_size=2,
     )
     mesh = sharding.make_mesh(config)
-    graphdef, _ = abstract_model(config.model)
+    graphdef, _ = abstract_model(config.model, Llama)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state = TrainState(*first_state(config, optimizer, mesh))
-    step = compile_train_step(config, graphdef, optimizer, state, mesh)
+    state = TrainState(*first_state(config, optimizer, mesh, Llama))
+    step = compile_train_step(config, graphdef, optimizer, state, mesh, Llama.spec_of)
     tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
     losses = []
     for _ in range(2):

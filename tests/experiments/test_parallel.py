@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.config import Config, MeshConfig
-from experiments.models.llama import abstract_model
+from experiments.models.common import abstract_model
+from experiments.models.llama import Llama
 from experiments.parallel import sharding
 from experiments.presets import PRESETS
 
@@ -42,8 +43,8 @@ def test_what_cannot_be_cut_is_refused(
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_cut_on_its_width(preset: str) -> None:
     config = PRESETS[preset].config.model
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_model(config)[1]):
-        cut = [size for size, axis in zip(leaf.shape, sharding.spec_of(path, leaf), strict=False) if axis]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_model(config, Llama)[1]):
+        cut = [size for size, axis in zip(leaf.shape, Llama.spec_of(path, leaf), strict=False) if axis]
         assert cut == ([config.hidden_size] if path[-1].key in ("kernel", "embedding") else [])
 
 

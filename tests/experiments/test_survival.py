@@ -22,7 +22,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from experiments import evaluate, train
 from experiments.config import Config
-from experiments.training import checksums, metrics
+from experiments.training import checksums, language_modeling, loop, metrics
 from experiments.training.checkpoints import Checkpoints, restore_params
 from experiments.training.metrics import read_metrics
 from tests.experiments.experiment_fixtures import STEPS, FinishedRun, run_processes
@@ -79,7 +79,7 @@ def test_preemption_loses_nothing(
 
     # While it starts, and while it compiles: no step was made.
     for name in ("claim_workdir", "compile_train_step"):
-        output = preempted(train, name, lambda *args: True)
+        output = preempted(loop, name, lambda *args: True)
         assert "Preempted (SIGTERM). The same command goes on from the start" in output
         assert checksums.steps_in(steps) == []
 
@@ -91,7 +91,7 @@ def test_preemption_loses_nothing(
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == step
 
     # In a validation, a made-up one and the last one too: it is left off, and the next run makes it first.
-    validation_set = evaluate.validation_set
+    validation_set = language_modeling.validation_set
 
     def interrupt_validation(number: int) -> Callable[[Config], Iterator[Any]]:
         validations = itertools.count()
@@ -107,7 +107,7 @@ def test_preemption_loses_nothing(
 
     for number, step in ((0, 30), (0, 30), (1, STEPS)):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "validation_set", interrupt_validation(number))
+            patch.setattr(language_modeling, "validation_set", interrupt_validation(number))
             assert train.main(command) == 143
         assert f"step {step}/{STEPS} | validation" not in capsys.readouterr().out
         assert checksums.steps_in(steps)[-1] == step
@@ -151,7 +151,7 @@ def heeding_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("name", ["claim_workdir", "introduce", "compile_train_step"])
+@pytest.mark.parametrize("name", ["claim_workdir", "print_summary", "compile_train_step"])
 def test_interrupt_while_starting_is_no_traceback(
     name: str,
     command: list[str],
@@ -159,8 +159,8 @@ def test_interrupt_while_starting_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    interrupt = after(getattr(train, name), lambda: os.kill(os.getpid(), signal.SIGINT), lambda *args: True)
-    monkeypatch.setattr(train, name, interrupt)
+    interrupt = after(getattr(loop, name), lambda: os.kill(os.getpid(), signal.SIGINT), lambda *args: True)
+    monkeypatch.setattr(loop, name, interrupt)
     assert train.main(command) == 130
     assert capsys.readouterr().out.endswith("Interrupted. The same command goes on from the newest checkpoint.\n")
 

@@ -16,9 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 import rich.console
 
-from experiments import train, train_vit
+from experiments import train_vit
 from experiments.methods import with_settings
-from experiments.training import metrics
+from experiments.training import loop, metrics
+from experiments.training.image_classification import IMAGE_CLASSIFICATION
+from experiments.training.loop import run_to_end
 from experiments.training.metrics import read_metrics
 from experiments.training.preemption import Preempted, Preemption
 from experiments.training.step import TrainState
@@ -44,11 +46,11 @@ def small(workdir: pathlib.Path) -> VisionConfig:
     )
 
 
-def run_to_end(config: VisionConfig) -> str:
+def run(config: VisionConfig) -> str:
     """Trains, and returns what was printed."""
     console = rich.console.Console(file=io.StringIO(), width=200)
-    with Preemption() as listening:
-        train_vit.run_to_end(config, listening, console)
+    with Preemption() as preemption:
+        run_to_end(config, preemption, console, IMAGE_CLASSIFICATION)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -90,8 +92,8 @@ def test_broken_run_ends_as_an_unbroken_one(
     with monkeypatch.context() as patch:
         patch.setattr(metrics.MetricsLog, "write", write_and_terminate)
         with pytest.raises(Preempted):
-            run_to_end(broken)
-    assert re.search("Going on from step 1[12]:", run_to_end(broken))
+            run(broken)
+    assert re.search("Going on from step 1[12]:", run(broken))
 
     # The command does the same, and ends with a report.
     command = ["digits", "--model.num-layers", "1", "--optimizer.refresh-every", "8", "--steps", str(STEPS)]
@@ -134,17 +136,17 @@ def test_bad_numbers_stop_the_run(compiled_once: None, tmp_path: pathlib.Path, m
         bad = {"train/loss": jnp.array(1.0), "train/gradient_norm": jnp.array(jnp.nan)}
         return lambda state, batch: (state, bad)
 
-    monkeypatch.setattr(train, "compile_train_step", compile_bad_step)
+    monkeypatch.setattr(loop, "compile_train_step", compile_bad_step)
     with pytest.raises(Diverged, match=r"train/gradient_norm is nan at step 1\..*lower --optimizer.learning-rate"):
-        run_to_end(small(tmp_path))
+        run(small(tmp_path))
 
 
 def test_photographs_of_tfds_are_trained_on(compiled_once: None, tmp_path: pathlib.Path) -> None:
     small_imagenet.write(tmp_path / "data")
     data = ImageConfig("imagenet2012:5.1.0", tmp_path / "data")
     config = dataclasses.replace(small(tmp_path / "run"), data=data)
-    run_to_end(config)
+    run(config)
     last = read_metrics(config.workdir / "metrics.jsonl")[-1]
     assert last["validation/examples"] == small_imagenet.SIZES["validation"]
     with pytest.raises(FileNotFoundError, match="no train split of imagenet2012"):
-        run_to_end(dataclasses.replace(config, data=dataclasses.replace(data, dir=tmp_path)))
+        run(dataclasses.replace(config, data=dataclasses.replace(data, dir=tmp_path)))

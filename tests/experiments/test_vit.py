@@ -12,9 +12,8 @@ import pytest
 from flax import nnx
 
 import optax_alphadecay as oad
-from experiments.models.llama import abstract_model, num_parameters
+from experiments.models.common import abstract_model, num_parameters
 from experiments.models.vit import Vit
-from experiments.parallel.sharding import spec_of
 from experiments.training.optimizers import MODULES, make_optimizer
 from experiments.vision_config import PRESETS, Batch, VitConfig
 
@@ -94,7 +93,7 @@ def test_modules_are_the_six_matrices_of_each_block(preset: str) -> None:
 def test_weights_are_cut_on_the_residual_stream() -> None:
     for name, leaf in named(abstract_model(TINY, Vit)[1]).items():
         path = tuple(jax.tree_util.DictKey(key) for key in name.split("/"))
-        axes = [axis for axis, part in enumerate(spec_of(path, leaf)) if part]
+        axes = [axis for axis, part in enumerate(Vit.spec_of(path, leaf)) if part]
         assert [leaf.shape[axis] for axis in axes] == ([TINY.hidden_size] if name.endswith("kernel") else []), name
 
 

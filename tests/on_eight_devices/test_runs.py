@@ -14,12 +14,13 @@ import pytest
 from flax import nnx
 
 from experiments.config import Config, MeshConfig, ModelConfig
-from experiments.evaluate import evaluate
 from experiments.methods import with_settings
-from experiments.models.llama import Llama, abstract_model
+from experiments.models.common import abstract_model
+from experiments.models.llama import Llama
 from experiments.parallel import sharding
 from experiments.presets import PRESETS
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.language_modeling import evaluate
 from experiments.training.optimizers import make_optimizer
 from experiments.training.step import TrainState, compile_train_step, first_state, make_train_step
 
@@ -51,9 +52,9 @@ def train(config: Config) -> tuple[TrainState, list[float], str]:
     """A few steps on the mesh by the functions that a run uses: the state, the losses and the compiled program."""
     mesh = sharding.make_mesh(config)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state = first_state(config, optimizer, mesh)
+    state = first_state(config, optimizer, mesh, Llama)
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = compile_train_step(config, abstract_model(config.model)[0], optimizer, state, mesh)
+    step = compile_train_step(config, abstract_model(config.model, Llama)[0], optimizer, state, mesh, Llama.spec_of)
     losses = []
     for tokens_BxL in batches(config):
         state, metrics = step(state, sharding.to_devices(tokens_BxL, mesh, accumulate=config.accumulate))
@@ -69,7 +70,7 @@ def train_on_one_device(config: Config) -> tuple[TrainState, list[float]]:
     optimizer = make_optimizer(config.optimizer, config.steps)
     params = nnx.to_pure_dict(weights)
     state = TrainState(params, optimizer.init(params))
-    step = make_train_step(graphdef, optimizer)
+    step = make_train_step(graphdef, optimizer, Llama.spec_of)
     losses = []
     for tokens_BxL in batches(config):
         state, metrics = step(state, jnp.asarray(tokens_BxL[None]))
@@ -80,13 +81,13 @@ def train_on_one_device(config: Config) -> tuple[TrainState, list[float]]:
 def test_first_weights_are_those_of_one_device() -> None:
     expected = nnx.to_pure_dict(nnx.state(Llama(MODEL, rngs=nnx.Rngs(0))))
     config = config_of(2, 4)
-    state = first_state(config, make_optimizer(config.optimizer, config.steps), sharding.make_mesh(config))
+    state = first_state(config, make_optimizer(config.optimizer, config.steps), sharding.make_mesh(config), Llama)
     jax.tree.map(np.testing.assert_array_equal, state.params, expected)
 
 
 def test_each_device_holds_its_share() -> None:
     config = config_of(2, 4, method="alphadecay")
-    state = first_state(config, make_optimizer(config.optimizer, config.steps), sharding.make_mesh(config))
+    state = first_state(config, make_optimizer(config.optimizer, config.steps), sharding.make_mesh(config), Llama)
     shares = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.addressable_shards[0].data.size / leaf.size
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -118,12 +119,12 @@ def test_checkpoint_moves_to_other_meshes(tmp_path: pathlib.Path) -> None:
     config = config_of(2, 4)
     optimizer = make_optimizer(config.optimizer, config.steps)
     mesh = sharding.make_mesh(config)
-    weights = first_state(config, optimizer, mesh).params
+    weights = first_state(config, optimizer, mesh, Llama).params
     # Moments of a made-up gradient: no two leaves are equal, and none is zero.
     saved = TrainState(weights, jax.jit(optimizer.update)(weights, optimizer.init(weights), weights)[1])
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, *saved, numbers())
-    fresh = first_state(config_of(1, 8), optimizer, sharding.make_mesh(config_of(1, 8)))
+    fresh = first_state(config_of(1, 8), optimizer, sharding.make_mesh(config_of(1, 8)), Llama)
     with Checkpoints(tmp_path) as checkpoints:
         step, *restored = checkpoints.restore(*fresh, numbers()) or pytest.fail("nothing restored")
     assert step == 4
@@ -141,7 +142,7 @@ def test_validation_is_exact() -> None:
     expected = evaluate(graphdef, params, [(tokens_BxL, mask_BxL)], one_device)
     for layout in ((8, 1), (2, 4)):
         mesh = sharding.make_mesh(config_of(*layout))
-        spread = jax.device_put(params, sharding.shardings(params, mesh))
+        spread = jax.device_put(params, sharding.shardings(params, mesh, Llama.spec_of))
         found = evaluate(graphdef, spread, [(tokens_BxL, mask_BxL)], mesh)
         assert found.tokens == expected.tokens == 200 - 13
         np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
