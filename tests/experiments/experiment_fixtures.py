@@ -2,18 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
+import fcntl
 import io
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 STEPS = 60
 
@@ -55,32 +55,25 @@ def run_processes(number: int, *script: str) -> list[subprocess.CompletedProcess
     ]
 
 
-@pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps compiled programs on disk, because runs compile the same ones, in child processes too."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+@contextlib.contextmanager
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[pathlib.Path]:
+    """Gives one worker of pytest-xdist after the other a folder that all of them have; the first finds it empty."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def tiny_command(compiled_once: None, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def tiny_command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command line of a run of seconds, but for its --workdir: a few addresses, a two-block model."""
     from experiments.data import corpus  # takes seconds to import, and most tests do without
 
     texts = [address for address in corpus.addresses() if 1800 <= int(address.date[:4]) <= 1812]
-    made = corpus.prepare(tmp_path_factory.mktemp("corpus"), 512, texts=texts)
+    with shared_folder(tmp_path_factory, "corpus") as folder:
+        made = corpus.prepare(folder, 512, texts=texts)
     options = {
         "data.dir": made.dir,
         "data.tokenizer": made.tokenizer,
@@ -103,12 +96,17 @@ def tiny_command(compiled_once: None, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def finished_run(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """The run, from its first step to its last without a break."""
+    """The run, from its first step to its last without a break; made once, and each worker has a copy."""
     from experiments import train
 
-    workdir = tmp_path_factory.mktemp("finished")
+    with shared_folder(tmp_path_factory, "finished") as folder:
+        original, printed = folder / "run", folder / "output.txt"
+        if not printed.exists():
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                assert train.main([*tiny_command, "--workdir", str(original)]) == 0
+            printed.write_text(output.getvalue())
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    shutil.copytree(original, workdir)
     command = [*tiny_command, "--workdir", str(workdir)]
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        assert train.main(command) == 0
-    return FinishedRun(command, workdir, output.getvalue())
+    return FinishedRun(command, workdir, printed.read_text().replace(str(original), str(workdir)))

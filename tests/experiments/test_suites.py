@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -51,15 +50,6 @@ class Tiny:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=pathlib.Path(__file__).parents[2],
             start_new_session=True,
         )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly() -> Iterator[None]:
-    """Compiles in less time what runs only a few steps. In the environment before the first run's process is made."""
-    with pytest.MonkeyPatch.context() as patch:
-        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {flags}")
-        yield
 
 
 @pytest.fixture(scope="module")

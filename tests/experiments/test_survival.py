@@ -413,9 +413,14 @@ def test_full_disk_loses_nothing(
 def test_unreadable_shard_is_named(
     finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A corpus of its own, because all other tests read the other one.
+    corpus = pathlib.Path(command[command.index("--data.dir") + 1])
+    directory = pathlib.Path(shutil.copytree(corpus, tmp_path / "data"))
+    command = [*command, "--data.dir", str(directory)]
     shutil.copytree(finished_run.workdir, tmp_path, dirs_exist_ok=True)
+    settings = tmp_path / "config.json"
+    settings.write_text(settings.read_text().replace(f'"{corpus}"', f'"{directory}"'))
     shutil.move(tmp_path / "checkpoints" / str(STEPS), tmp_path / "later")
-    directory = pathlib.Path(command[command.index("--data.dir") + 1])
     train_shard, validation_shard = (next(directory.rglob(f"c4-{split}.*")) for split in ("train", "validation"))
     content = train_shard.read_bytes()
 
@@ -423,25 +428,21 @@ def test_unreadable_shard_is_named(
         middle = len(content) // 2
         return content[:middle] + bytes(byte ^ 1 for byte in content[middle : middle + 2000]) + content[middle + 2000 :]
 
-    try:
-        for damaged in (content[: len(content) // 2], b"", flipped(content)):
-            train_shard.write_bytes(damaged)
-            assert train.main(command) == 1
-            error = capsys.readouterr().err
-            assert re.search(rf"error: Cannot read record \d+ of train, in {train_shard}: \S+", error), error
-            assert "Traceback" not in error
-            assert checksums.newest_intact(tmp_path / "checkpoints") == (56, {})
-    finally:
-        train_shard.write_bytes(content)
+    for damaged in (content[: len(content) // 2], b"", flipped(content)):
+        train_shard.write_bytes(damaged)
+        assert train.main(command) == 1
+        error = capsys.readouterr().err
+        assert re.search(rf"error: Cannot read record \d+ of train, in {train_shard}: \S+", error), error
+        assert "Traceback" not in error
+        assert checksums.newest_intact(tmp_path / "checkpoints") == (56, {})
+    train_shard.write_bytes(content)
 
     content = validation_shard.read_bytes()
-    try:
-        validation_shard.write_bytes(content[: len(content) // 2])
-        for main in (evaluate.main, train.main):
-            assert main(command) == 1
-            assert f"error: Cannot read record 0 of validation, in {validation_shard}: " in capsys.readouterr().err
-    finally:
-        validation_shard.write_bytes(content)
+    validation_shard.write_bytes(content[: len(content) // 2])
+    for main in (evaluate.main, train.main):
+        assert main(command) == 1
+        assert f"error: Cannot read record 0 of validation, in {validation_shard}: " in capsys.readouterr().err
+    validation_shard.write_bytes(content)
 
     assert train.main(command) == 0
     assert_ended_as_unbroken(tmp_path, finished_run)

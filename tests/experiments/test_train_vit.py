@@ -79,7 +79,7 @@ def test_command_line() -> None:
 
 
 def test_broken_run_ends_as_an_unbroken_one(
-    compiled_once: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = metrics.MetricsLog.write
 
@@ -131,7 +131,7 @@ def test_broken_run_ends_as_an_unbroken_one(
     assert lines[0]["train/loss"] == pytest.approx(np.log(10), abs=0.5)
 
 
-def test_bad_numbers_stop_the_run(compiled_once: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_numbers_stop_the_run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compile_bad_step(*args: object) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
         bad = {"train/loss": jnp.array(1.0), "train/gradient_norm": jnp.array(jnp.nan)}
         return lambda state, batch: (state, bad)
@@ -141,7 +141,7 @@ def test_bad_numbers_stop_the_run(compiled_once: None, tmp_path: pathlib.Path, m
         run(small(tmp_path))
 
 
-def test_photographs_of_tfds_are_trained_on(compiled_once: None, tmp_path: pathlib.Path) -> None:
+def test_photographs_of_tfds_are_trained_on(tmp_path: pathlib.Path) -> None:
     small_imagenet.write(tmp_path / "data")
     data = ImageConfig("imagenet2012:5.1.0", tmp_path / "data")
     config = dataclasses.replace(small(tmp_path / "run"), data=data)

@@ -16,6 +16,7 @@ from flax import nnx
 from experiments.config import ModelConfig
 from experiments.models.llama import next_token_loss
 from experiments.models.torch_weights import from_torch, to_torch
+from tests import compiler
 
 CONFIG = ModelConfig(64, 172, 4, 2, vocab_size=128, compute_dtype="float32")
 _FOLDER = pathlib.Path(__file__).parents[1] / "data" / "trajectory"
@@ -97,7 +98,7 @@ def run(
     params: Any = nnx.to_pure_dict(variables) if stacked else to_torch(model)
     build = functools.partial(nnx.merge, graphdef) if stacked else functools.partial(from_torch, CONFIG)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler.USERS_OPTIONS)
     def step(params: Any, state: Any, tokens_BxL: jax.Array) -> tuple[Any, Any, jax.Array, jax.Array]:
         loss, gradients = jax.value_and_grad(lambda params: next_token_loss(build(params), tokens_BxL))(params)
         gradients = without_padding_row(gradients)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -64,13 +63,6 @@ NAMES = {
     "haiku": ("layer_{layer}/{path}", "layers/block/{path}/{layer}"),
     "plain_jax": ("layers/{layer}/{path}", "layers/{path}/{layer}"),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def model_in(framework: str, scanned: bool) -> models.Model:

@@ -12,6 +12,7 @@ import pytest
 import optax_alphadecay as oad
 from benchmarks.hlo import Instruction, anywhere, heavy_work, in_branches, in_loops_of_branches, run_each_time, trips
 from optax_alphadecay.spectrum import Solver
+from tests import compiler
 
 PLAIN = {"embed": (64, 100), "up": (64, 96), "query": (64, 64)}
 SCANNED = {"embed": (64, 100), "layers": {"up": (3, 64, 96), "query": (3, 64, 64)}}
@@ -44,7 +45,7 @@ def program(decay: optax.GradientTransformation, shapes: Any, *, steps: int = 1)
     )
     carry = params, jax.eval_shape(optimizer.init, params)
     xs = jax.ShapeDtypeStruct((steps, 4, 64), jnp.float32)
-    return jax.jit(train, donate_argnums=0).lower(carry, xs).compile().as_text() or ""
+    return jax.jit(train, donate_argnums=0).lower(carry, xs).compile(compiler.USERS_OPTIONS).as_text() or ""
 
 
 def decompositions(instructions: list[Instruction]) -> list[str]:

@@ -3,7 +3,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -83,13 +83,6 @@ REGISTRY = {
     "awd": Entry(oad.awd, {"lam_awd": 0.1, "mask": MASK}),
 }
 each = pytest.mark.parametrize("name", REGISTRY)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def normal(seed: int) -> dict[str, jax.Array]:
