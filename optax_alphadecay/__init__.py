@@ -4,7 +4,6 @@
 from optax_alphadecay.aliases import adam, adamw, with_gradients
 from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt, transformer_block
 from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
-from optax_alphadecay.lanczos import stochastic
 from optax_alphadecay.metrics import (
     Metric,
     alpha_hat,
@@ -17,9 +16,10 @@ from optax_alphadecay.metrics import (
 )
 from optax_alphadecay.modules import block_matrices
 from optax_alphadecay.monitoring import ModuleRow, format_table, module_table, scalars
-from optax_alphadecay.powerlaw import Fit, fix_finger, goodness_of_fit, median
+from optax_alphadecay.spectra.eigenvalues import eigenvalues
+from optax_alphadecay.spectra.lanczos import stochastic
 from optax_alphadecay.spectra.marchenko_pastur import marchenko_pastur_edges, random_matrix_alpha
-from optax_alphadecay.spectrum import eigenvalues
+from optax_alphadecay.spectra.powerlaw import Fit, fix_finger, goodness_of_fit, median
 from optax_alphadecay.transform import AlphaDecayState, alphadecay
 
 __version__ = "0.2.0.dev0"

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_alphadecay import powerlaw
 from optax_alphadecay.distribution import AnyMesh, spread
-from optax_alphadecay.lanczos import Stochastic
-from optax_alphadecay.spectrum import Solver, check_solver, eigenvalues_of_stacks
+from optax_alphadecay.spectra import powerlaw
+from optax_alphadecay.spectra.eigenvalues import Solver, check_solver, eigenvalues_of_stacks
+from optax_alphadecay.spectra.lanczos import Stochastic
 
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
 """``(weights[k, m, n], gradients[k, m, n]) -> scores[k]`` of one stack of equally shaped modules.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_alphadecay.lanczos import Stochastic, quadrature, stochastic
-from optax_alphadecay.tridiagonal import bisect
+from optax_alphadecay.spectra.lanczos import Stochastic, quadrature, stochastic
+from optax_alphadecay.spectra.tridiagonal import bisect
 
 T = TypeVar("T")
 SolverName = Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"]
