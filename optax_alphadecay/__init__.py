@@ -22,12 +22,14 @@ from optax_alphadecay.spectra.lanczos import stochastic
 from optax_alphadecay.spectra.marchenko_pastur import marchenko_pastur_edges, random_matrix_alpha
 from optax_alphadecay.spectra.powerlaw import Fit, fix_finger, goodness_of_fit, median
 from optax_alphadecay.transform import AlphaDecayState, alphadecay
+from optax_alphadecay.upgrade import AlphaDecayStateV1, state_v1, upgrade_state
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
     "AdaDecayState",
     "AlphaDecayState",
+    "AlphaDecayStateV1",
     "Assignment",
     "AwdState",
     "Fit",
@@ -61,7 +63,9 @@ __all__ = [
     "spectral_norm",
     "sqrt",
     "stable_rank",
+    "state_v1",
     "stochastic",
     "transformer_block",
+    "upgrade_state",
     "with_gradients",
 ]
