@@ -120,7 +120,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             restored = self._restore(self._newest, params, opt_state)
         except ValueError:
             before = oad.state_v1(opt_state)
-            if jax.tree.structure(before) == jax.tree.structure(opt_state):
+            if len(jax.tree.leaves(before)) == len(jax.tree.leaves(opt_state)):
                 raise
             restored = self._restore(self._newest, params, before)
         batches.set_state(restored["batches"])

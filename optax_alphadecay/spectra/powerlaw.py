@@ -113,7 +113,7 @@ def _log_spectrum(eigenvalues: jax.Array) -> jax.Array:
 
 
 def _hill(log_spectrum: jax.Array) -> jax.Array:
-    """Compute the Hill estimate from every cutoff on, ``[..., N] -> [..., N]``; meaningless where a logarithm is not finite."""
+    """Compute the Hill estimate from every cutoff on, ``[..., N] -> [..., N]``, where the logarithms are finite."""
     n = log_spectrum.shape[-1]
     in_tail = jnp.arange(n, 0, -1, dtype=jnp.float32).reshape((1,) * (log_spectrum.ndim - 1) + (n,))
     tail_sum = jax.lax.cumsum(log_spectrum, axis=log_spectrum.ndim - 1, reverse=True)

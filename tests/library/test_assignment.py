@@ -4,6 +4,7 @@
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ def by_name(factor: float, scores: jax.Array, names: Sequence[str] = ("b", "b"))
     ],
 )
 def test_assignments_get_names_if_they_have_a_parameter_for_them(assign: oad.Assignment, expected: list[float]) -> None:
-    options = {"modules": True, "metric": lambda weights, gradients: weights[:, 0, 0]}
+    options: Any = {"modules": True, "metric": lambda weights, gradients: weights[:, 0, 0]}
     params = {"a": jnp.ones((2, 2)), "b": 2 * jnp.ones((2, 2))}
     plain = oad.alphadecay(0.1, assign=assign, **options)
     injected = optax.inject_hyperparams(oad.alphadecay, static_args=("assign", "metric", "modules"))(
