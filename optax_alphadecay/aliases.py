@@ -8,9 +8,10 @@ import optax
 from jax.sharding import Mesh
 
 from optax_alphadecay.assignment import Assignment
+from optax_alphadecay.decay import Mask, ScalarOrSchedule
 from optax_alphadecay.metrics import Metric
 from optax_alphadecay.modules import ModuleRule
-from optax_alphadecay.transform import Mask, ScalarOrSchedule, alphadecay
+from optax_alphadecay.transform import alphadecay
 
 
 def adam(
@@ -82,7 +83,7 @@ def adamw(
     mask: Mask = None,
     mesh: Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW with AlphaDecay: decay applied to the weights, past the moments.
+    """AdamW with AlphaDecay (decoupled decay).
 
     As in :func:`optax.adamw`, a weight shrinks by ``learning_rate * weight_decay * ratio`` of itself: the decay
     follows the learning rate's schedule. Metrics of gradients see the gradients, not Adam's updates.
@@ -127,7 +128,9 @@ def adamw(
 
 
 def with_gradients(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Hands what enters a chain to all its members as ``gradients``, for decays that stand behind the moments.
+    """Pass the gradients that enter a chain on to all its members.
+
+    For decays after the moments, which would else measure Adam's updates.
 
     Args:
       optimizer: a chain in which a transformation measures gradients after another has changed them.

@@ -1,7 +1,8 @@
-"""Scores to ratios: how the modules' scores share out the weight decay."""
+"""Scores to ratios: each module's share of the weight decay."""
 # SPDX-License-Identifier: Apache-2.0
 
-import dataclasses
+import functools
+import inspect
 import math
 import numbers
 import re
@@ -11,19 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Assignment = Callable[[jax.Array], jax.Array]
+Assignment = Callable[..., jax.Array]
 """``scores[n] -> ratios[n]``: each module's decay as a multiple of the base rate.
 
 The scores of modules that never had a good one are NaN: an assignment leaves them out of whatever it computes over all
 modules (``jnp.nanmin`` and its kin), so that a broken module moves no other. Any such function is an assignment.
-"""
 
+An assignment that has a parameter called ``names`` is called with the names of the modules, ``assign(scores,
+names=("layers/0/query", ...))``: a tuple of strings in the order of the scores, known when the update is traced.
+"""
 
 _LAYER_NUMBER = re.compile(r"([A-Za-z_]*_)?\d+|h\d+|layers?\d+|blocks?\d+")
 
 
 def linear(lo: float = 2 / 3, hi: float = 3.0) -> Assignment:
-    """Scores mapped linearly to ``[lo, hi]``: the paper's assignment.
+    """Map scores linearly to ``[lo, hi]``, the paper's assignment.
 
     Args:
       lo: ratio of the module with the lowest score, the heaviest tail.
@@ -49,15 +52,15 @@ def linear(lo: float = 2 / 3, hi: float = 3.0) -> Assignment:
 
     def assign(scores: jax.Array) -> jax.Array:
         lowest, highest = jnp.nanmin(scores), jnp.nanmax(scores)
-        spread = highest - lowest
-        share = (scores - lowest) / jnp.where(spread > 0, spread, 1.0)
+        span = highest - lowest
+        share = (scores - lowest) / jnp.where(span > 0, span, 1.0)
         return _one_if_all_equal(scores, share * (hi - lo) + lo)
 
     return assign
 
 
 def sqrt() -> Assignment:
-    """Ratios proportional to the square root of the scores, with mean 1.
+    """Make ratios proportional to the square root of the scores, with mean 1.
 
     Returns:
       An assignment: ``n sqrt(s_i) / sum_j (sqrt(s_j) + 1e-8)``. A negative score refuses its module.
@@ -66,7 +69,7 @@ def sqrt() -> Assignment:
 
 
 def log2() -> Assignment:
-    """Ratios proportional to the binary logarithm of the scores, with mean 1.
+    """Make ratios proportional to the binary logarithm of the scores, with mean 1.
 
     Returns:
       An assignment: ``n log2(s_i) / sum_j (log2(s_j) + 1e-8)``. Scores below 1 get a negative ratio, that is growth
@@ -76,7 +79,7 @@ def log2() -> Assignment:
 
 
 def transformer_block(name: str) -> Hashable:
-    """The transformer block a module belongs to, read off its name.
+    """Read the transformer block of a module off its name.
 
     Args:
       name: a module's name, such as ``"layers/3/attention/query/kernel"`` or, for stacked layers,
@@ -103,7 +106,7 @@ def transformer_block(name: str) -> Hashable:
 
 
 def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer_block) -> Assignment:
-    """Within each transformer block, a sigmoid of the standardised scores: AdaDecay's assignment by module.
+    """Take a sigmoid of the scores standardised within each transformer block, as AdaDecay does by module.
 
     Args:
       a: steepness.
@@ -111,7 +114,7 @@ def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer
 
     Returns:
       An assignment, ``2 / (1 + exp(-a z))`` with ``z = (s - mean) / (std + 1e-8)`` over the modules of a block.
-      Called by hand it takes scores ``[n]`` and names; without names, all modules are one block.
+      Called without names, it takes all modules for one block.
 
     Raises:
       ValueError: unless ``a`` is positive and finite.
@@ -124,16 +127,9 @@ def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer
     """
     if isinstance(a, numbers.Real) and not 0 < float(a) < math.inf:
         raise ValueError(f"sigmoid: the steepness a must be positive and finite, got {a!r}.")
-    return _BlockSigmoid(a, block_of)
 
-
-@dataclasses.dataclass(frozen=True)
-class _BlockSigmoid:
-    a: float
-    block_of: Callable[[str], Hashable]
-
-    def __call__(self, scores: jax.Array, names: Sequence[str] | None = None) -> jax.Array:
-        blocks = [None] * scores.shape[0] if names is None else [self.block_of(name) for name in names]
+    def assign(scores: jax.Array, names: Sequence[str] | None = None) -> jax.Array:
+        blocks = [None] * scores.shape[0] if names is None else [block_of(name) for name in names]
         number_of = {block: number for number, block in enumerate(dict.fromkeys(blocks))}
         block = np.array([number_of[block] for block in blocks], np.int32)
         finite = jnp.isfinite(scores)
@@ -147,18 +143,20 @@ class _BlockSigmoid:
         lowest = jax.ops.segment_min(jnp.where(finite, scores, jnp.inf), block, len(number_of))[block]
         centred = (scores - lowest) - block_mean(scores - lowest)
         z = centred / (jnp.sqrt(block_mean(centred**2)) + 1e-8)
-        return 2 * jax.nn.sigmoid(self.a * z)
+        return 2 * jax.nn.sigmoid(a * z)
+
+    return assign
 
 
-def assign_by_name(assign: Assignment, scores: jax.Array, names: Sequence[str]) -> jax.Array:
-    """Ratios of named modules, for assignments that look at names and those that do not.
+def assign_named(assign: Assignment, scores: jax.Array, names: Sequence[str]) -> jax.Array:
+    """Compute the ratios of named modules, and pass the names on to an assignment that takes them.
 
     Raises:
       ValueError: if the assignment does not give one ratio a module.
     """
     if not names:
         return scores
-    ratios = assign(scores, names) if isinstance(assign, _BlockSigmoid) else assign(scores)
+    ratios = assign(scores, names=tuple(names)) if _takes_names(assign) else assign(scores)
     if jnp.shape(ratios) != scores.shape:
         raise ValueError(
             f"the assignment {assign} gave ratios of shape {jnp.shape(ratios)} for {scores.shape[0]} modules; it must"
@@ -167,13 +165,23 @@ def assign_by_name(assign: Assignment, scores: jax.Array, names: Sequence[str]) 
     return ratios
 
 
+def _takes_names(assign: Assignment) -> bool:
+    """Tell whether a function has a parameter ``names`` that ``functools.partial`` has not set already."""
+    if isinstance(assign, functools.partial) and "names" in assign.keywords:
+        return False
+    try:
+        return "names" in inspect.signature(assign).parameters
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        return False
+
+
 def _share(values: jax.Array) -> jax.Array:
-    """Values over their mean, the refused left out; 1e-8 as in the authors' code."""
+    """Divide values by the mean of the finite ones; 1e-8 as in the authors' code."""
     values = jnp.where(jnp.isfinite(values), values, jnp.nan)
     return values / jnp.nanmean(values + 1e-8)
 
 
 def _one_if_all_equal(scores: jax.Array, ratios: jax.Array) -> jax.Array:
-    """Scores that say nothing about the modules leave them with the base decay."""
+    """Replace ratios by 1, the base decay, if all scores are equal."""
     all_equal = jnp.nanmax(scores) == jnp.nanmin(scores)
     return jnp.where(all_equal & jnp.isfinite(scores), 1.0, ratios)

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from optax_alphadecay.assignment import sigmoid
-from optax_alphadecay.metrics import grad_norm
-from optax_alphadecay.modules import ModuleRule, leaf_mask
-from optax_alphadecay.transform import (
+from optax_alphadecay.decay import (
     Mask,
     ScalarOrSchedule,
     add_decay,
-    alphadecay,
     check_nonnegative,
     check_positive,
-    current,
-    flatten_together,
+    current_rate,
+    flatten_like_params,
 )
+from optax_alphadecay.metrics import grad_norm
+from optax_alphadecay.modules import ModuleRule, leaf_mask
+from optax_alphadecay.transform import alphadecay
 
 
 class AwdState(NamedTuple):
@@ -35,7 +35,7 @@ class AdaDecayState(NamedTuple):
 
 
 def awd(lam_awd: float, *, momentum: float = 0.1, mask: Mask = None) -> optax.GradientTransformationExtraArgs:
-    """Adaptive weight decay: one global rate that keeps the decay in proportion to the gradient.
+    """Add decay at one global rate, in proportion to the gradient (AWD).
 
     ``lam_t = lam_awd * ||g|| / (||w|| + 1e-8)`` over all decayed parameters; the rate in use is the running mean
     ``momentum * previous + (1 - momentum) * lam_t``, starting from 0.
@@ -67,17 +67,17 @@ def awd(lam_awd: float, *, momentum: float = 0.1, mask: Mask = None) -> optax.Gr
     def update(
         updates: optax.Updates, state: AwdState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AwdState]:
-        param_leaves, update_leaves, gradients, structure = flatten_together("awd", updates, params, extra_args)
+        leaves = flatten_like_params("awd", updates, params, extra_args)
         is_decayed = leaf_mask(params, mask)
-        gradient_norm = _norm([leaf for leaf, keep in zip(gradients, is_decayed, strict=True) if keep])
-        weight_norm = _norm([leaf for leaf, keep in zip(param_leaves, is_decayed, strict=True) if keep])
+        gradient_norm = _norm([leaf for leaf, keep in zip(leaves.gradients, is_decayed, strict=True) if keep])
+        weight_norm = _norm([leaf for leaf, keep in zip(leaves.params, is_decayed, strict=True) if keep])
         rate = momentum * state.rate + (1 - momentum) * lam_awd * gradient_norm / (weight_norm + 1e-8)
         rate = jnp.where(jnp.isfinite(rate), rate, state.rate).astype(jnp.float32)
         decayed = [
             add_decay(update, param, rate, 1.0) if keep else update
-            for update, param, keep in zip(update_leaves, param_leaves, is_decayed, strict=True)
+            for update, param, keep in zip(leaves.updates, leaves.params, is_decayed, strict=True)
         ]
-        return jax.tree.unflatten(structure, decayed), AwdState(rate)
+        return jax.tree.unflatten(leaves.structure, decayed), AwdState(rate)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -85,7 +85,7 @@ def awd(lam_awd: float, *, momentum: float = 0.1, mask: Mask = None) -> optax.Gr
 def adadecay(
     weight_decay: ScalarOrSchedule, *, a: float = 4.0, mask: Mask = None
 ) -> optax.GradientTransformationExtraArgs:
-    """AdaDecay as published: every single parameter its own decay, by the size of its gradient, at every update.
+    """Add decay to every entry by the size of its gradient, AdaDecay as published.
 
     ``g + weight_decay * theta * w`` with ``theta = 2 / (1 + exp(-a z))`` and ``z`` the magnitude ``|g|`` standardised
     over its leaf, ``(|g| - mean) / max(std, 1e-8)``.
@@ -115,8 +115,8 @@ def adadecay(
     def update(
         updates: optax.Updates, state: AdaDecayState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AdaDecayState]:
-        param_leaves, update_leaves, gradients, structure = flatten_together("adadecay", updates, params, extra_args)
-        rate = current(weight_decay, state.count)
+        leaves = flatten_like_params("adadecay", updates, params, extra_args)
+        rate = current_rate(weight_decay, state.count)
 
         def ratio(gradient: jax.Array) -> jax.Array:
             magnitude = jnp.abs(gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32)))
@@ -126,10 +126,10 @@ def adadecay(
         decayed = [
             add_decay(update, param, rate, ratio(gradient)) if keep and gradient is not None else update
             for update, param, gradient, keep in zip(
-                update_leaves, param_leaves, gradients, leaf_mask(params, mask), strict=True
+                leaves.updates, leaves.params, leaves.gradients, leaf_mask(params, mask), strict=True
             )
         ]
-        return jax.tree.unflatten(structure, decayed), AdaDecayState(optax.safe_increment(state.count))
+        return jax.tree.unflatten(leaves.structure, decayed), AdaDecayState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -142,7 +142,9 @@ def modulewise_adadecay(
     modules: ModuleRule = None,
     mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdaDecay as the AlphaDecay paper ran it: :func:`alphadecay` by gradient norm, shared out within each block.
+    """Add decay to every module by its gradient norm, AdaDecay as the AlphaDecay paper ran it.
+
+    :func:`alphadecay` with :func:`grad_norm` and :func:`sigmoid`, which compares the modules of a block.
 
     Args:
       weight_decay: base decay rate, a scalar or an optax schedule.
@@ -171,6 +173,6 @@ def modulewise_adadecay(
 
 
 def _norm(leaves: list[jax.Array | None]) -> jax.Array:
-    """Euclidean norm over all leaves, in float32."""
+    """Compute the Euclidean norm over all leaves, in float32."""
     squares = [jnp.sum(jnp.square(jnp.asarray(leaf, jnp.float32))) for leaf in leaves if leaf is not None]
     return jnp.sqrt(jnp.asarray(sum(squares), jnp.float32))

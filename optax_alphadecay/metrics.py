@@ -1,29 +1,61 @@
-"""Modules to scores: what is measured on the weights or gradients of every module."""
+"""Modules to scores, from their weights or gradients."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from optax_alphadecay import powerlaw
-from optax_alphadecay.distribution import AnyMesh, spread
-from optax_alphadecay.lanczos import Stochastic
-from optax_alphadecay.spectrum import Solver, check_solver, eigenvalues_of_stacks
+from optax_alphadecay.distribution import AnyMesh, measure_sharded
+from optax_alphadecay.grouping import map_groups, split
+from optax_alphadecay.spectra import powerlaw
+from optax_alphadecay.spectra.eigenvalues import Solver, check_solver, eigenvalues_of_stacks
+from optax_alphadecay.spectra.lanczos import Stochastic
 
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
 """``(weights[k, m, n], gradients[k, m, n]) -> scores[k]`` of one stack of equally shaped modules.
 
-A score that is not finite refuses the module: it keeps its last good ratio. Any such function is a metric that looks at
-each module by itself: on a mesh, a stack holds any modules of one shape, and some that are all zeros.
+A score that is not finite refuses the module: it keeps its last good ratio. Any such function is a metric, if it
+measures each module by itself: on a mesh, a stack holds any modules of one shape, and some that are all zeros. See
+:func:`spectral` for metrics of eigenvalues.
 """
 
 
+def spectral(score: Callable[[jax.Array], jax.Array], *, solver: Solver = "auto") -> Metric:
+    """Make a metric from a function of eigenvalues.
+
+    Modules with equally many eigenvalues are solved and scored at once, and spread over the devices of a mesh. The
+    spectral metrics of this package are made with it.
+
+    Args:
+      score: ascending eigenvalues of ``W @ W.T``, float32 ``[k, N]``, to scores ``[k]``. It scores each spectrum by
+        itself; on a mesh, some are all zeros. A score that is not finite refuses its module.
+      solver: how eigenvalues are computed, see :func:`eigenvalues`.
+
+    Returns:
+      A metric with float32 scores.
+
+    Raises:
+      ValueError: if ``score`` is not a function or the solver is unknown; when the metric is called, if there is not
+        one score a module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_alphadecay as oad
+      >>> condition_number = oad.spectral(lambda eigenvalues: jnp.sqrt(eigenvalues[:, -1] / eigenvalues[:, 0]))
+      >>> weights = jnp.diag(jnp.array([2.0, 1.0, 8.0]))[None]
+      >>> print(condition_number(weights, weights).round(4))
+      [8.]
+      >>> optimizer = oad.adamw(1e-3, metric=condition_number)
+    """
+    if not callable(score):
+        raise ValueError(f"spectral: score must be a function of eigenvalues, [k, N] -> [k], got {score!r}.")
+    return _Spectral(score, solver)
+
+
 def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Metric:
-    """The power-law exponent alpha of the module's spectrum, AlphaDecay's measure of heavy-tailedness.
+    """Measure the power-law exponent alpha of the spectrum, as AlphaDecay does.
 
     Args:
       fit: a power-law fit; :func:`median` (the Hill estimator) if None.
@@ -46,11 +78,11 @@ def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -
     References:
       `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 2.
     """
-    return _Spectral(_fit_for("pl_alpha_hill", fit, solver), solver)
+    return spectral(_fit_for("pl_alpha_hill", fit, solver), solver=solver)
 
 
 def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Metric:
-    """The log-norm weighted alpha, ``ln(1 + exp(alpha * log10(sigma_max^2)))``.
+    """Measure the log-norm weighted alpha, ``ln(1 + exp(alpha * log10(sigma_max^2)))``.
 
     Args:
       fit: a power-law fit; :func:`median` if None.
@@ -64,11 +96,11 @@ def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Me
       training or testing data <https://www.nature.com/articles/s41467-021-24025-8>`_, 2021.
     """
     alpha = _fit_for("alpha_hat", fit, solver)
-    return _Spectral(lambda values: jax.nn.softplus(alpha(values) * jnp.log10(values[..., -1])), solver)
+    return spectral(lambda values: jax.nn.softplus(alpha(values) * jnp.log10(values[:, -1])), solver=solver)
 
 
 def spectral_norm(*, solver: Solver = "auto") -> Metric:
-    """The largest eigenvalue, ``sigma_max^2``: the square of the spectral norm, as in the authors' code.
+    """Measure the largest eigenvalue, the squared spectral norm, as the authors' code does.
 
     Args:
       solver: how eigenvalues are computed, see :func:`eigenvalues`.
@@ -76,11 +108,11 @@ def spectral_norm(*, solver: Solver = "auto") -> Metric:
     Returns:
       A metric with float32 scores.
     """
-    return _Spectral(lambda values: values[..., -1], solver)
+    return spectral(lambda values: values[:, -1], solver=solver)
 
 
 def stable_rank(*, solver: Solver = "auto") -> Metric:
-    """``sum(sigma^2) / sigma_max^2``: how many directions carry the norm.
+    """Measure the stable rank, ``sum(sigma^2) / sigma_max^2``.
 
     Args:
       solver: how eigenvalues are computed, see :func:`eigenvalues`.
@@ -88,11 +120,11 @@ def stable_rank(*, solver: Solver = "auto") -> Metric:
     Returns:
       A metric with float32 scores between 1 and ``min(m, n)``.
     """
-    return _Spectral(lambda values: values.sum(axis=-1) / values[..., -1], solver)
+    return spectral(lambda values: values.sum(axis=1) / values[:, -1], solver=solver)
 
 
 def spectral_entropy(*, solver: Solver = "auto") -> Metric:
-    """Entropy of the eigenvalues as a distribution, divided by the logarithm of their number.
+    """Measure the entropy of the eigenvalues, divided by the logarithm of their number.
 
     Args:
       solver: how eigenvalues are computed, see :func:`eigenvalues`.
@@ -106,11 +138,11 @@ def spectral_entropy(*, solver: Solver = "auto") -> Metric:
         shares = values / values.sum(axis=-1, keepdims=True)
         return jax.scipy.special.entr(shares).sum(axis=-1) / jnp.log(values.shape[-1])
 
-    return _Spectral(entropy, solver)
+    return spectral(entropy, solver=solver)
 
 
 def frobenius_norm() -> Metric:
-    """``sum(sigma^2)``: the square of the Frobenius norm of the weights, as in the authors' code.
+    """Measure the squared Frobenius norm of the weights, as the authors' code does.
 
     Returns:
       A metric with float32 scores.
@@ -119,7 +151,7 @@ def frobenius_norm() -> Metric:
 
 
 def grad_norm() -> Metric:
-    """The Frobenius norm of the module's gradient.
+    """Measure the Frobenius norm of the gradient.
 
     Returns:
       A metric with float32 scores.
@@ -128,9 +160,10 @@ def grad_norm() -> Metric:
 
 
 def _fit_for(name: str, fit: powerlaw.Fit | None, solver: Solver) -> powerlaw.Fit:
-    """The fit, or the default; estimated quantiles are too smooth for a fit that searches for where the tail begins."""
+    """Return the fit, or the default one, if it can be made with the solver."""
     check_solver(solver)
     fit = powerlaw.median() if fit is None else fit
+    # Estimated quantiles are too smooth for a fit that searches for the start of the tail.
     if not isinstance(fit, powerlaw.UpperHalf) and (isinstance(solver, Stochastic) or solver == "stochastic"):
         raise ValueError(f"{name}: only the fit median() can be made to what solver={solver!r} estimates, not {fit!r}.")
     return fit
@@ -150,25 +183,23 @@ class _Spectral:
         return self.of_stacks([weights])
 
     def of_stacks(self, stacks: Sequence[jax.Array]) -> jax.Array:
-        """Scores of several stacks; those with equally many eigenvalues are solved and scored together."""
+        """Score several stacks; those with equally many eigenvalues are solved and scored at once."""
         upper_half = isinstance(self.score, powerlaw.UpperHalf)
         score = self.score.of_upper_half if isinstance(self.score, powerlaw.UpperHalf) else self.score
+
+        def score_group(spectra: list[jax.Array]) -> list[jax.Array]:
+            values = jnp.concatenate(spectra)
+            scores = _one_score_a_module(score, score(values), values.shape)
+            return split(scores, [len(spectrum) for spectrum in spectra])
+
         spectra = eigenvalues_of_stacks(stacks, self.solver, upper_half=upper_half)
-        of_size = defaultdict(list)
-        for position, spectrum in enumerate(spectra):
-            of_size[spectrum.shape[-1]].append(position)
-        scores: dict[int, jax.Array] = {}
-        for positions in of_size.values():
-            values = jnp.concatenate([spectra[position] for position in positions])
-            together = _one_score_a_module(score, score(values), values.shape)
-            ends = np.cumsum([len(spectra[position]) for position in positions])[:-1]
-            scores |= zip(positions, jnp.split(together, ends), strict=True)
-        return jnp.concatenate([scores[position] for position in range(len(stacks))])
+        scores = map_groups(lambda groups: map(score_group, groups), spectra, key=lambda spectrum: spectrum.shape[-1])
+        return jnp.concatenate(scores)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Norm:
-    """A metric that is a sum over entries. Devices that hold parts of a matrix sum those parts; nothing is moved."""
+    """A metric that is a sum over entries. Devices sum the parts of matrices that they hold; no weights move."""
 
     score: Metric
 
@@ -183,13 +214,13 @@ def _sum_of_squares(matrices: jax.Array) -> jax.Array:
 def measure(
     metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array], mesh: AnyMesh | None = None
 ) -> jax.Array:
-    """Scores of all modules, float32 ``[n_modules]``, from one stack ``[k, m, n]`` of weights and gradients each.
+    """Score all modules, float32 ``[n_modules]``.
 
     Args:
       metric: measures one stack.
-      weights: one stack for each leaf.
+      weights: one stack ``[k, m, n]`` for each leaf.
       gradients: the same.
-      mesh: devices to spread the modules over; None measures all of them here.
+      mesh: devices to measure on; None measures all modules here.
 
     Raises:
       ValueError: if the metric does not give one score for each module of a stack.
@@ -197,37 +228,42 @@ def measure(
     if not weights:
         return jnp.zeros((0,), jnp.float32)
     if mesh is not None and not isinstance(metric, _Norm):
-        return _measure_spread(metric, weights, gradients, mesh)
+        return _measure_sharded(metric, weights, gradients, mesh)
     if isinstance(metric, _Spectral):
         return metric.of_stacks(weights)
     return jnp.concatenate([_score(metric, *stacks) for stacks in zip(weights, gradients, strict=True)])
 
 
-def _measure_spread(
+def _measure_sharded(
     metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array], mesh: AnyMesh
 ) -> jax.Array:
-    """The same, on all devices of the mesh. Spectra know neither sides nor zeros, so those of one size go together."""
-    spectral = isinstance(metric, _Spectral)
-    classes = defaultdict(list)
-    for position, stack in enumerate(weights):
-        classes[_size_class(*stack.shape[1:]) if spectral else stack.shape[1:]].append(position)
-    looked_at = [[_smaller_side_first(stack) for stack in weights]] if spectral else [weights, gradients]
-    shares = [tuple([stacks[at] for at in positions] for stacks in looked_at) for positions in classes.values()]
+    """Score all modules on all devices of the mesh."""
+    is_spectral = isinstance(metric, _Spectral)
+    operands: list[tuple[jax.Array, ...]]
+    if is_spectral:
+        # Spectra are invariant to transposition and zero padding, so that modules of several shapes share a stack.
+        operands = [(_smaller_side_first(stack),) for stack in weights]
+    else:
+        operands = list(zip(weights, gradients, strict=True))
 
     def measure_share(share: list[tuple[jax.Array, ...]]) -> list[jax.Array]:
         if isinstance(metric, _Spectral):
             return [metric.of_stacks(stacks) for stacks in share]
         return [_score(metric, *stacks) for stacks in share]
 
-    scores: dict[int, jax.Array] = {}
-    for positions, together in zip(classes.values(), spread(measure_share, shares, mesh), strict=True):
-        ends = np.cumsum([len(weights[at]) for at in positions])[:-1]
-        scores |= zip(positions, jnp.split(together, ends), strict=True)
-    return jnp.concatenate([scores[position] for position in range(len(weights))])
+    def measure_groups(groups: list[list[tuple[jax.Array, ...]]]) -> list[list[jax.Array]]:
+        scores = measure_sharded(measure_share, [tuple(zip(*group, strict=True)) for group in groups], mesh)
+        sizes = [[len(stacks[0]) for stacks in group] for group in groups]
+        return list(map(split, scores, sizes))
+
+    def size_class(stacks: tuple[jax.Array, ...]) -> tuple[int, ...]:
+        return _size_class(*stacks[0].shape[1:]) if is_spectral else stacks[0].shape[1:]
+
+    return jnp.concatenate(map_groups(measure_groups, operands, key=size_class))
 
 
 def _size_class(m: int, n: int) -> tuple[int, int]:
-    """Number of eigenvalues, and order of magnitude of the aspect ratio, in powers of 8: padding has bounds."""
+    """Return the number of eigenvalues, and the aspect ratio as a power of 8, which bounds the padding."""
     return min(m, n), ((max(m, n) // min(m, n)).bit_length() - 1) // 3
 
 
@@ -240,7 +276,7 @@ def _score(metric: Metric, weights: jax.Array, gradients: jax.Array) -> jax.Arra
 
 
 def _one_score_a_module(function: object, scores: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    """The scores as float32 ``[k]``, or a ValueError if they are not one for each of the ``k`` modules."""
+    """Cast scores to float32 ``[k]``; raise a ValueError unless there is one for each of the ``k`` modules."""
     if jnp.shape(scores) != shape[:1]:
         raise ValueError(
             f"{function} gave scores of shape {jnp.shape(scores)} for a stack of shape {shape}; it must give"

@@ -1,6 +1,7 @@
 """A state as a named table and as scalars for a logger."""
 # SPDX-License-Identifier: Apache-2.0
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 import optax
 
 from optax_alphadecay import modules as modules_lib
+from optax_alphadecay.decay import Mask
 from optax_alphadecay.modules import ModuleRule
-from optax_alphadecay.transform import AlphaDecayState, Mask
+from optax_alphadecay.transform import AlphaDecayState
 
 
 class ModuleRow(NamedTuple):
@@ -21,15 +23,17 @@ class ModuleRow(NamedTuple):
     shape: tuple[int, int]
     """``(m, n)``."""
     score: float
-    """Last good score: alpha under the default metric. 0 before the first."""
+    """Last good score, alpha under the default metric; NaN before the first."""
     ratio: float
     """Decay as a multiple of the base rate."""
+    age: int = 0
+    """Refreshes that have refused the module since its last good score."""
 
 
 def module_table(
     state: optax.OptState, params: optax.Params, *, modules: ModuleRule = None, mask: Mask = None
 ) -> tuple[ModuleRow, ...]:
-    """The modules of a state with their names, shapes, scores and ratios.
+    """List the modules of a state with their names, shapes, scores and ratios.
 
     Fetches the state from the device, which waits for the step that makes it.
 
@@ -54,12 +58,15 @@ def module_table(
             " modules and mask that the optimizer was initialised with."
         )
     shapes = [stack.shape[1:] for stack in stacks for _ in range(stack.shape[0])]
-    scores, ratios = jax.device_get((own.scores, own.ratios))
-    return tuple(map(ModuleRow, names, shapes, np.asarray(scores).tolist(), np.asarray(ratios).tolist()))
+    vectors = jax.device_get((own.scores, own.ratios, own.age))
+    return tuple(map(ModuleRow, names, shapes, *(np.asarray(vector).tolist() for vector in vectors)))
 
 
 def format_table(rows: Sequence[ModuleRow], weight_decay: float | None = None) -> str:
-    """The rows as aligned text.
+    """Format rows as an aligned table.
+
+    The score is ``-`` before the first refresh. Where the last refresh refused the module, the score says so, after the
+    last good one if there is one.
 
     Args:
       rows: what :func:`module_table` gives.
@@ -78,12 +85,18 @@ def format_table(rows: Sequence[ModuleRow], weight_decay: float | None = None) -
         return "no modules: every parameter keeps the base decay (by default, matrices of 50 eigenvalues are modules)"
     lines = [["module", "shape", "score", "ratio"] + (["decay"] if weight_decay is not None else [])]
     for row in rows:
-        cells = [row.name, "{} x {}".format(*row.shape), f"{row.score:.3f}", f"{row.ratio:.3f}"]
+        cells = [row.name, "{} x {}".format(*row.shape), _score_cell(row), f"{row.ratio:.3f}"]
         lines.append(cells + ([f"{row.ratio * weight_decay:.3g}"] if weight_decay is not None else []))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def _score_cell(row: ModuleRow) -> str:
+    if math.isnan(row.score):
+        return "refused" if row.age else "-"
+    return f"{row.score:.3f} (refused)" if row.age else f"{row.score:.3f}"
 
 
 def scalars(
@@ -94,7 +107,7 @@ def scalars(
     mask: Mask = None,
     prefix: str = "alphadecay",
 ) -> dict[str, float]:
-    """Scores and ratios as a flat dictionary for TensorBoard, Weights & Biases and their like.
+    """Flatten scores and ratios to a dictionary for TensorBoard, Weights & Biases and their like.
 
     Args:
       state: an :class:`AlphaDecayState`, or the state of an optimizer that contains one.
@@ -104,7 +117,8 @@ def scalars(
       prefix: first part of every key.
 
     Returns:
-      ``{prefix}/score/{module}`` and ``{prefix}/ratio/{module}`` for every module, and ``{prefix}/rejected``.
+      ``{prefix}/score/{module}`` and ``{prefix}/ratio/{module}`` for every module, and ``{prefix}/rejected``. A score
+      is NaN until the module has had a good one.
 
     Raises:
       ValueError: as :func:`module_table`.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import jax
 import orbax.checkpoint as ocp
 
+import optax_alphadecay as oad
 from experiments.config import RunConfig, settings_of
 from experiments.parallel import distributed
 from experiments.training import checksums
@@ -115,14 +116,24 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """
         if self._newest is None:
             return None
+        try:
+            restored = self._restore(self._newest, params, opt_state)
+        except ValueError:
+            before = oad.state_v1(opt_state)
+            if len(jax.tree.leaves(before)) == len(jax.tree.leaves(opt_state)):
+                raise
+            restored = self._restore(self._newest, params, before)
+        batches.set_state(restored["batches"])
+        return self._newest, restored["params"], oad.upgrade_state(restored["opt_state"])
+
+    def _restore(self, step: int, params: Any, opt_state: Any) -> Any:
+        """Reads the items of a step."""
         items = {
             "params": ocp.args.StandardRestore(_abstract(params)),
             "opt_state": ocp.args.StandardRestore(_abstract(opt_state)),
             "batches": ocp.args.JsonRestore(),
         }
-        restored = self._manager.restore(self._newest, args=ocp.args.Composite(**items))
-        batches.set_state(restored["batches"])
-        return self._newest, restored["params"], restored["opt_state"]
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def close(self) -> None:
         """Waits for a save under way, raises its OSError if nobody has, and ends the threads."""

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+import optax_alphadecay as oad
 from experiments.config import Config
 from experiments.methods import with_settings
 from experiments.presets import PRESETS
@@ -65,6 +66,21 @@ def test_newest_comes_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(next(fresh), next(batches))
+
+
+def test_a_state_saved_by_version_0_1_of_the_library_comes_back(tmp_path: pathlib.Path) -> None:
+    params = {"up": jnp.ones((4, 6)), "down": jnp.ones((6, 4))}
+    optimizer = oad.adam(0.1, metric=oad.frobenius_norm(), modules=True)
+    state = optimizer.init(params)
+    before = (oad.state_v1(state[0])._replace(scores=jnp.array([0.0, 24.0])), *state[1:])
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, params, before, numbers())
+    with Checkpoints(tmp_path) as checkpoints:
+        _, _, restored = checkpoints.restore(params, state, numbers()) or pytest.fail("nothing restored")
+    assert str(jax.tree.structure(restored)) == str(jax.tree.structure(state))
+    np.testing.assert_array_equal(restored[0].scores, [np.nan, 24])
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="do not match"):
+        checkpoints.restore(params, optax.sgd(0.1, momentum=0.9).init(params), numbers())
 
 
 def test_without_checkpoint_nothing_is_restored(tmp_path: pathlib.Path) -> None:

@@ -1,10 +1,15 @@
 """Assignments against their formulas, with refused modules left out."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
+import operator
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optax_alphadecay as oad
@@ -45,12 +50,47 @@ class TestBuiltIn:
 def test_sigmoid_keeps_to_the_block() -> None:
     names = [f"layers/{block}/{module}" for block in (0, 1) for module in ("q", "k", "v")]
     scores = jnp.array([1.0, 2.0, 3.0, 100.0, 300.0, 200.0])
-    assign: Any = oad.sigmoid()
+    assign = oad.sigmoid()
     ratios = np.asarray(assign(scores, names))
     np.testing.assert_allclose(ratios[:3], oad.sigmoid()(scores[:3]), rtol=1e-5)
     np.testing.assert_allclose(ratios[[0, 1, 2]], ratios[[3, 5, 4]], rtol=1e-5)
-    everything: Any = oad.sigmoid(block_of=lambda name: "one block")
+    everything = oad.sigmoid(block_of=lambda name: "one block")
     np.testing.assert_allclose(everything(scores, names), oad.sigmoid()(scores), rtol=1e-5)
+
+
+class WithNames:
+    """An assignment that is an object."""
+
+    def __call__(self, scores: jax.Array, *, names: Sequence[str]) -> jax.Array:
+        """Give ``b`` twice the decay."""
+        return jnp.array([2.0 if name == "b" else 1.0 for name in names])
+
+
+def by_name(factor: float, scores: jax.Array, names: Sequence[str] = ("b", "b")) -> jax.Array:
+    return jnp.array([factor if name == "b" else 1.0 for name in names])
+
+
+@pytest.mark.parametrize(
+    ("assign", "expected"),
+    [
+        (WithNames(), [1, 2]),
+        (functools.partial(by_name, 2.0), [1, 2]),
+        (functools.partial(functools.partial(by_name, 2.0), names=["b", "a"]), [2, 1]),
+        (lambda scores: jnp.full(2, 3.0), [3, 3]),
+        (lambda scores, **options: jnp.full(2, 3.0 + len(options)), [3, 3]),
+        (operator.itemgetter(slice(None)), [1, 2]),
+    ],
+)
+def test_assignments_get_names_if_they_have_a_parameter_for_them(assign: oad.Assignment, expected: list[float]) -> None:
+    options: Any = {"modules": True, "metric": lambda weights, gradients: weights[:, 0, 0]}
+    params = {"a": jnp.ones((2, 2)), "b": 2 * jnp.ones((2, 2))}
+    plain = oad.alphadecay(0.1, assign=assign, **options)
+    injected = optax.inject_hyperparams(oad.alphadecay, static_args=("assign", "metric", "modules"))(
+        0.1, assign=assign, **options
+    )
+    for optimizer in (plain, injected):
+        _, state = optimizer.update(params, optimizer.init(params), params)
+        np.testing.assert_array_equal(optax.tree.get(state, "ratios"), expected)
 
 
 @pytest.mark.parametrize(

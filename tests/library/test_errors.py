@@ -46,6 +46,8 @@ given = functools.partial
         (oad.block_matrices, "stacked", ["layers"]),
         (oad.pl_alpha_hill, "solver", ["qr", ""]),
         (oad.alpha_hat, "solver", ["qr"]),
+        (given(oad.spectral, jnp.sum), "solver", ["qr"]),
+        (oad.spectral, "score", ["alpha", 2.0]),
         (oad.spectral_norm, "solver", ["qr"]),
         (oad.stable_rank, "solver", ["qr"]),
         (oad.spectral_entropy, "solver", ["qr"]),

@@ -11,7 +11,7 @@ import pytest
 
 import optax_alphadecay as oad
 from benchmarks.hlo import Instruction, anywhere, heavy_work, in_branches, in_loops_of_branches, run_each_time, trips
-from optax_alphadecay.spectrum import Solver
+from optax_alphadecay.spectra.eigenvalues import Solver
 from tests import compiler
 
 PLAIN = {"embed": (64, 100), "up": (64, 96), "query": (64, 64)}

@@ -12,7 +12,7 @@ import scipy.stats
 
 import optax_alphadecay as oad
 from benchmarks.stochastic import count_operations
-from optax_alphadecay.lanczos import _rule, _tridiagonalise, quadrature, stochastic
+from optax_alphadecay.spectra.lanczos import _rule, _tridiagonalise, quadrature, stochastic
 
 TRAINED = pathlib.Path(__file__).parents[1] / "data/trajectory/adamw_alphadecay_0.6666_3_final_weights.npz"
 DEFAULT = stochastic()

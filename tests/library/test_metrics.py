@@ -1,6 +1,7 @@
 """Metrics against NumPy and SciPy in float64."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -54,12 +55,33 @@ def test_fits_and_solvers_are_passed_on() -> None:
     np.testing.assert_allclose(scores, VALUES[:, 0], rtol=1e-5)
 
 
+def test_spectral_makes_metrics_of_functions_of_eigenvalues() -> None:
+    metric = oad.spectral(lambda values: jnp.log(values[:, -1] / values[:, 0]))
+    expected = np.log(VALUES[:, -1] / VALUES[:, 0])
+    np.testing.assert_allclose(metric(jnp.asarray(WEIGHTS), jnp.asarray(GRADIENTS)), expected, rtol=1e-4)
+    stacks = [jnp.asarray(WEIGHTS[:2]), jnp.asarray(WEIGHTS[2:].swapaxes(1, 2))]
+    np.testing.assert_allclose(measure(metric, stacks, stacks), expected, rtol=1e-4)
+
+
+def test_spectral_scores_modules_with_equally_many_eigenvalues_at_once() -> None:
+    shapes = []
+
+    def score(values: jax.Array) -> jax.Array:
+        shapes.append(values.shape)
+        return values[:, -1]
+
+    stacks = [jnp.ones(shape) for shape in ((2, 4, 6), (1, 3, 3), (1, 9, 4))]
+    measure(oad.spectral(score), stacks, stacks)
+    assert shapes == [(3, 4), (1, 3)]
+
+
 def test_fits_must_give_one_alpha_a_module() -> None:
     with pytest.raises(ValueError, match=r"one score a module, shape \(3,\)"):
         measure(oad.pl_alpha_hill(lambda values: values.mean()), [jnp.asarray(WEIGHTS)], [jnp.asarray(GRADIENTS)])
 
 
 SPECTRAL: list[Callable[..., oad.Metric]] = [
+    functools.partial(oad.spectral, jnp.sum),
     oad.pl_alpha_hill,
     oad.alpha_hat,
     oad.spectral_norm,

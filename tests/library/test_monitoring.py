@@ -56,6 +56,24 @@ def test_wrong_states() -> None:
         oad.module_table(trained_state(), PARAMS, modules=False)
 
 
+def test_table_tells_modules_never_measured_from_refused_ones() -> None:
+    params = {"broken": jnp.full((2, 8, 9), jnp.nan), "fine": jnp.ones((1, 8, 9))}
+    optimizer = oad.alphadecay(
+        0.1, metric=oad.frobenius_norm(), refresh_every=1, modules=optax.contrib.MuonDimensionNumbers(1, 2)
+    )
+
+    def table(state: Any) -> list[list[str]]:
+        rows = oad.module_table(state, params, modules=optax.contrib.MuonDimensionNumbers(1, 2))
+        return [line.split()[4:] for line in oad.format_table(rows).splitlines()[1:]]
+
+    state = optimizer.init(params)
+    assert table(state) == [["-", "1.000"]] * 3
+    _, state = optimizer.update(params, state, params)
+    assert table(state) == [["refused", "1.000"], ["refused", "1.000"], ["72.000", "1.000"]]
+    _, state = optimizer.update(params, state, params | {"fine": params["fine"] * jnp.inf})
+    assert table(state)[2] == ["72.000", "(refused)", "1.000"]
+
+
 def test_table_without_modules_says_so() -> None:
     params = {"w": jnp.ones((8, 8))}
     rows = oad.module_table(oad.alphadecay(0.1).init(params), params)

@@ -14,7 +14,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import optax_alphadecay as oad
-from optax_alphadecay.transform import ScalarOrSchedule
+from optax_alphadecay.decay import ScalarOrSchedule
 
 Carry = tuple[Any, Any]  # params and state
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import optax_alphadecay as oad
-from optax_alphadecay.spectrum import Solver
+from optax_alphadecay.spectra.eigenvalues import Solver
 from tests.library import replay
 
 DATA = pathlib.Path(__file__).parents[1] / "data"

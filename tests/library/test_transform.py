@@ -78,18 +78,48 @@ def test_broken_module_keeps_its_last_good_ratio_and_score() -> None:
     _, state = optimizer.update(params, good, broken)
     assert int(state.rejected) == 1
     assert state.ratios[0] == good.ratios[0] and state.scores[0] == good.scores[0]
+    np.testing.assert_array_equal(state.age, [1, 0, 0, 0])
     # It counts with its last good score, and so moves no other.
     np.testing.assert_array_equal(state.ratios, good.ratios)
     _, healed = optimizer.update(params, state, params)
     np.testing.assert_array_equal(healed.ratios, good.ratios)
+    np.testing.assert_array_equal(healed.age, 0)
 
 
 def test_module_that_never_was_good_is_left_out() -> None:
     params = random_tree(0) | {"a": jnp.full(SHAPES["a"], jnp.nan)}
     optimizer = transform()
     _, state = optimizer.update(params, optimizer.init(params), params)
-    assert state.ratios[0] == 1 and state.scores[0] == 0
+    assert state.ratios[0] == 1 and jnp.isnan(state.scores[0])
     np.testing.assert_allclose(state.ratios[1:], oad.linear()(state.scores[1:]), rtol=1e-6)
+
+
+def test_a_score_of_zero_is_a_score() -> None:
+    params = random_tree(0)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    optimizer = transform(
+        metric=oad.grad_norm(), refresh_every=1, assign=lambda scores: jnp.nanmin(scores) + 1 + scores
+    )
+    _, state = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_array_equal(state.scores, 0)
+    _, state = optimizer.update(params | {"a": params["a"].at[0].set(jnp.nan)}, state, params)
+    assert state.scores[0] == 0
+    np.testing.assert_allclose(state.ratios[1:], 1 + state.scores[1:], rtol=1e-6)
+
+
+def test_scores_that_are_not_known_yet_stop_no_search_for_nan() -> None:
+    """Nor a step that `apply_if_finite` skips."""
+    params, broken = random_tree(0), jax.tree.map(lambda leaf: leaf * jnp.nan, random_tree(0))
+    with jax.debug_nans(True):
+        optimizer = transform()
+        _, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+        assert jnp.isfinite(state.scores).all()
+    optimizer = optax.apply_if_finite(transform(metric=oad.grad_norm()), 3)
+    state = optimizer.init(params)
+    for gradients in (broken, params):
+        updates, state = jax.jit(optimizer.update)(gradients, state, params)
+    assert optax.tree.norm(updates) > 0
+    assert jnp.isfinite(state.inner_state.scores).all() and state.total_notfinite == 1
 
 
 def test_updates_outside_of_jit_compile_the_refresh_once() -> None:

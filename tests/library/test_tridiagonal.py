@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from optax_alphadecay.tridiagonal import bisect
+from optax_alphadecay.spectra.tridiagonal import bisect
 
 
 def lapack(diagonals: np.ndarray, off_diagonals: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
-"""Matrices to eigenvalues: Gram products on the smaller side, one at a time, and the solvers behind them."""
+"""Matrices to eigenvalues of their Gram matrices."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
 import functools
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar, get_args
 
@@ -11,16 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_alphadecay.lanczos import Stochastic, quadrature, stochastic
-from optax_alphadecay.tridiagonal import bisect
+from optax_alphadecay.grouping import map_groups, split
+from optax_alphadecay.spectra.lanczos import Stochastic, quadrature, stochastic
+from optax_alphadecay.spectra.tridiagonal import bisect
 
 T = TypeVar("T")
 SolverName = Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"]
 Solver = SolverName | Stochastic
+_Reduced = tuple[jax.Array, jax.Array, jax.Array]  # diagonals, off-diagonals, scales
 
 
 def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> jax.Array:
-    """Eigenvalues of the correlation matrix ``W @ W.T`` of every matrix of a stack.
+    """Compute the eigenvalues of ``W @ W.T`` for every matrix of a stack.
 
     They are the squared singular values of ``W``, computed in float32 from the Gram matrix of the smaller
     side. A stack is streamed: at any time one Gram matrix is in memory, not one per matrix.
@@ -67,102 +68,99 @@ def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> j
 
 @functools.partial(jax.jit, static_argnames=("solver", "upper_half"))
 def eigenvalues_of_stacks(stacks: Sequence[jax.Array], solver: Solver, *, upper_half: bool = False) -> list[jax.Array]:
-    """Eigenvalues of several stacks at once, ``[k, m, n] -> [k, N]`` each with ``N = min(m, n)``.
+    """Compute the eigenvalues of several stacks, ``[k, m, n] -> [k, N]`` each with ``N = min(m, n)``.
 
-    Stacks with the same number of eigenvalues share one compiled eigenvalue search. Of the upper half, those from
-    ``N // 2`` on, a solver that finds each by itself finds no other.
+    Stacks with the same number of eigenvalues share one compiled search. With ``upper_half`` the result holds the
+    eigenvalues from ``N // 2`` on, and a solver that can leaves out the work for the others.
     """
     solver = stochastic() if solver == "stochastic" else solver
     if isinstance(solver, Stochastic):
-        return _by_quadrature(list(stacks), upper_half, solver)
+        return _stochastic(list(stacks), upper_half, solver)
     return _SOLVERS[solver](list(stacks), upper_half)
 
 
 def check_solver(solver: Solver) -> None:
-    """Raises a ValueError that lists the solvers if ``solver`` is not one of them."""
+    """Raise a ValueError that lists the solvers if ``solver`` is not one of them."""
     names = get_args(SolverName)
     if not isinstance(solver, Stochastic) and solver not in names:
         raise ValueError(f"unknown solver {solver!r}; choose one of {', '.join(map(repr, names))}, or stochastic(...).")
 
 
-def _by_reduction(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
-    """Reduces one matrix after the other, then bisects for the eigenvalues of all of one size together."""
+def _tridiagonal(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+    """Reduce one matrix after the other, then bisect for the eigenvalues of all matrices of one size at once."""
 
-    def reduce(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def reduce(matrix: jax.Array) -> _Reduced:
         matrix, scale = _scaled(matrix)
         _, diagonal, off_diagonal, _ = jax.lax.linalg.tridiagonal(_lower_gram(matrix), lower=True)
         return diagonal, off_diagonal, scale
 
-    reduced = _stream(reduce, stacks)
-    of_size = defaultdict(list)
-    for position, (diagonals, _, _) in enumerate(reduced):
-        of_size[diagonals.shape[-1]].append(position)
-    values: dict[int, jax.Array] = {}
-    for positions in of_size.values():
-        parts = [reduced[position] for position in positions]
-        diagonals, off_diagonals, scales = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    def solve(group: list[_Reduced]) -> list[jax.Array]:
+        diagonals, off_diagonals, scales = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *group)
         first = diagonals.shape[-1] // 2 if upper_half else 0
-        found = _unscale(bisect(diagonals, off_diagonals, first=first), scales[:, None])
-        values |= zip(positions, _split(found, [len(part[2]) for part in parts]), strict=True)
-    return [values[position] for position in range(len(stacks))]
+        values = _unscale(bisect(diagonals, off_diagonals, first=first), scales[:, None])
+        return split(values, [len(scales) for _, _, scales in group])
+
+    reduced = _map_matrices(reduce, stacks)
+    return map_groups(lambda groups: map(solve, groups), reduced, key=lambda stack: stack[0].shape[-1])
 
 
-def _by_eigvalsh(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
-    return _one_by_one(_of_gram(jnp.linalg.eigvalsh), stacks, upper_half)
+def _eigvalsh(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+    return _solve_each(_of_gram(jnp.linalg.eigvalsh), stacks, upper_half)
 
 
-def _by_jacobi(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+def _jacobi(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
     def solve(gram: jax.Array) -> jax.Array:
         return jax.lax.linalg.eigh(gram, implementation=jax.lax.linalg.EighImplementation.JACOBI)[1]
 
     solve_anywhere = functools.partial(jax.lax.platform_dependent, cpu=jnp.linalg.eigvalsh, default=solve)
-    return _one_by_one(_of_gram(solve_anywhere), stacks, upper_half)
+    return _solve_each(_of_gram(solve_anywhere), stacks, upper_half)
 
 
-def _by_svd(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+def _svd(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
     def solve(matrix: jax.Array) -> jax.Array:
         # NaN in, NaN out: LAPACK's SVD does not promise it.
         values = jnp.linalg.svd(matrix.astype(jnp.float32), compute_uv=False)[::-1] ** 2
         return jnp.where(jnp.isfinite(matrix).all(), values, jnp.nan)
 
-    return _one_by_one(solve, stacks, upper_half)
+    return _solve_each(solve, stacks, upper_half)
 
 
-def _by_platform(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
-    reduction, jacobi = (functools.partial(each, upper_half=upper_half) for each in (_by_reduction, _by_jacobi))
+def _auto(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+    tridiagonal = functools.partial(_tridiagonal, upper_half=upper_half)
+    jacobi = functools.partial(_jacobi, upper_half=upper_half)
     values: list[jax.Array] = jax.lax.platform_dependent(
-        stacks, cpu=reduction, cuda=reduction, rocm=reduction, default=jacobi
+        stacks, cpu=tridiagonal, cuda=tridiagonal, rocm=tridiagonal, default=jacobi
     )
     return values
 
 
-def _by_quadrature(stacks: list[jax.Array], upper_half: bool, settings: Stochastic) -> list[jax.Array]:
+def _stochastic(stacks: list[jax.Array], upper_half: bool, settings: Stochastic) -> list[jax.Array]:
     def solve(matrix: jax.Array) -> jax.Array:
         matrix, scale = _scaled(matrix)
         return _unscale(quadrature(matrix, **dataclasses.asdict(settings)), scale)
 
-    return _one_by_one(solve, stacks, upper_half)
+    return _solve_each(solve, stacks, upper_half)
 
 
 _SOLVERS: dict[SolverName, Callable[[list[jax.Array], bool], list[jax.Array]]] = {
-    "auto": _by_platform,
-    "tridiagonal": _by_reduction,
-    "eigvalsh": _by_eigvalsh,
-    "jacobi": _by_jacobi,
-    "svd": _by_svd,
+    "auto": _auto,
+    "tridiagonal": _tridiagonal,
+    "eigvalsh": _eigvalsh,
+    "jacobi": _jacobi,
+    "svd": _svd,
 }
 
 
-def _one_by_one(solve: Callable[[jax.Array], jax.Array], stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
-    def wanted(matrix: jax.Array) -> jax.Array:
+def _solve_each(solve: Callable[[jax.Array], jax.Array], stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
+    def solve_one(matrix: jax.Array) -> jax.Array:
         values = solve(matrix)
         return values[len(values) // 2 :] if upper_half else values
 
-    return _stream(wanted, stacks)
+    return _map_matrices(solve_one, stacks)
 
 
 def _of_gram(solve: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """From a matrix to eigenvalues by way of its Gram matrix."""
+    """Turn a solver of Gram matrices into one of matrices."""
 
     def eigenvalues_of(matrix: jax.Array) -> jax.Array:
         matrix, scale = _scaled(matrix)
@@ -172,7 +170,7 @@ def _of_gram(solve: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], j
 
 
 def _scaled(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The matrix in float32, smaller side first, over a power of two that brings its largest entry near 1.
+    """Divide the matrix, smaller side first, by a power of two that brings its largest entry near 1.
 
     Without the scale, the squares in the Gram matrix would leave the range of float32 before the eigenvalues do.
     """
@@ -189,45 +187,41 @@ def _unscale(values: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """``left @ right.T``; accelerators round float32 products to bfloat16-like precision unless asked not to."""
+    """Compute ``left @ right.T`` in full float32, which accelerators do only when asked to."""
     return jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
 
 
 def _lower_gram(matrix: jax.Array) -> jax.Array:
-    """Lower triangle of ``W @ W.T``, by two blocks of rows, the upper of which stops at the diagonal: 3/4 of the work.
+    """Compute the lower triangle of ``W @ W.T`` in two blocks of rows, with 3/4 of the work.
 
-    More blocks would save more work, and not time: their products are smaller.
+    The upper block stops at the diagonal. More blocks would save more work but no time: their products are smaller.
     """
     half = len(matrix) // 2
     upper, lower = _product(matrix[:half], matrix[:half]), _product(matrix[half:], matrix)
     return jnp.concatenate([jnp.pad(upper, ((0, 0), (0, len(matrix) - half))), lower])
 
 
-def _stream(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> list[T]:
-    """``function`` of every matrix of every stack, with the intermediates of one matrix in memory at a time.
+def _map_matrices(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> list[T]:
+    """Apply a function to every matrix of every stack, with the intermediates of one matrix in memory at a time.
 
-    One loop for each shape: separate leaves are picked inside it, since without a loop nothing keeps the compiler from
-    having the Gram matrices of all of them alive at once.
+    There is one loop for each shape. It picks separate leaves inside: without a loop nothing would keep the compiler
+    from having the Gram matrices of all of them alive at once.
     """
-    of_shape = defaultdict(list)
-    for position, stack in enumerate(stacks):
-        of_shape[stack.shape[1:], stack.dtype].append(position)
-    results: dict[int, T] = {}
-    for positions in of_shape.values():
-        sizes = [len(stacks[position]) for position in positions]
-        pick = [functools.partial(_matrix_at, stacks[position]) for position in positions]
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        within = np.concatenate([np.arange(size) for size in sizes])
-        together = jax.lax.map(lambda at, pick=pick: function(jax.lax.switch(at[0], pick, at[1])), (owner, within))
-        leaves, structure = jax.tree.flatten(together)
-        parts = zip(*(_split(leaf, sizes) for leaf in leaves), strict=True)
-        results |= zip(positions, (jax.tree.unflatten(structure, part) for part in parts), strict=True)
-    return [results[position] for position in range(len(stacks))]
+
+    def map_group(group: list[jax.Array]) -> list[T]:
+        sizes = [len(stack) for stack in group]
+        pick = [functools.partial(_matrix_at, stack) for stack in group]
+        stack_index = np.repeat(np.arange(len(sizes)), sizes)
+        row_index = np.concatenate([np.arange(size) for size in sizes])
+        results = jax.lax.map(
+            lambda index: function(jax.lax.switch(index[0], pick, index[1])), (stack_index, row_index)
+        )
+        leaves, structure = jax.tree.flatten(results)
+        parts = zip(*(split(leaf, sizes) for leaf in leaves), strict=True)
+        return [jax.tree.unflatten(structure, part) for part in parts]
+
+    return map_groups(lambda groups: map(map_group, groups), stacks, key=lambda stack: (stack.shape[1:], stack.dtype))
 
 
 def _matrix_at(stack: jax.Array, index: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(stack, index, keepdims=False)
-
-
-def _split(array: jax.Array, sizes: list[int]) -> list[jax.Array]:
-    return jnp.split(array, np.cumsum(sizes)[:-1])

@@ -1,4 +1,4 @@
-"""Eigenvalues to alpha: three power-law fits of the tail of an empirical spectral density."""
+"""Eigenvalues to alpha: power-law fits of the tail of a spectrum."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
@@ -20,7 +20,7 @@ _BINS = 100
 
 
 def median() -> Fit:
-    """The Hill estimator over the upper half of the spectrum, the paper's default.
+    """Fit the upper half of the spectrum with the Hill estimator, the paper's default.
 
     With ``i = N // 2`` and ``k = N - i``, ``alpha = 1 + k / sum_{j >= i} ln(lambda_j / lambda_i)``. This is the
     authors' code: the cutoff ``lambda_i`` is itself one of the ``k``. The textbook estimator (the paper's
@@ -44,7 +44,7 @@ def median() -> Fit:
 
 
 def goodness_of_fit() -> Fit:
-    """The cutoff whose power law is nearest to the data in the Kolmogorov-Smirnov distance.
+    """Fit from the cutoff with the smallest Kolmogorov-Smirnov distance.
 
     Every eigenvalue but the last is tried as cutoff ``lambda_i``: its ``alpha_i`` is the Hill estimate over the ``n``
     eigenvalues from there on, its distance ``max_j |1 - (lambda_{i+j} / lambda_i)^(1 - alpha_i) - j / n|``.
@@ -60,7 +60,7 @@ def goodness_of_fit() -> Fit:
 
 
 def fix_finger(*, authors_bound: bool = False) -> Fit:
-    """Goodness of fit over the cutoffs near the peak of the spectral density.
+    """Fit from the best cutoff near the peak of the spectral density.
 
     The peak ``x`` is the left edge of the fullest of 100 bins of ``log10(lambda)``; cutoffs run from ``0.95 x``
     to ``1.5 x``.
@@ -92,7 +92,7 @@ def fix_finger(*, authors_bound: bool = False) -> Fit:
 
 @dataclasses.dataclass(frozen=True)
 class UpperHalf:
-    """A fit that looks at the eigenvalues from ``N // 2`` on alone, so that a solver may spare itself the others."""
+    """A fit of the eigenvalues from ``N // 2`` on, so that a solver may leave out the others."""
 
     of_upper_half: Fit
     """From ascending eigenvalues, float32 ``[..., N - N // 2]`` to float32 ``[...]``."""
@@ -103,17 +103,17 @@ class UpperHalf:
 
 
 def _hill_of_all(eigenvalues: jax.Array) -> jax.Array:
-    """The Hill estimate with the first eigenvalue as the cutoff, NaN where that may not begin a tail."""
+    """Estimate alpha with the first eigenvalue as the cutoff; NaN where that may not begin a tail."""
     return jnp.where(_may_begin_tail(eigenvalues)[..., 0], _hill(_log_spectrum(eigenvalues))[..., 0], jnp.nan)
 
 
 def _log_spectrum(eigenvalues: jax.Array) -> jax.Array:
-    """``ln(lambda / lambda_max)``: small numbers, so that sums of them keep their digits."""
+    """Compute ``ln(lambda / lambda_max)``: small numbers, so that sums of them keep their digits."""
     return jnp.log(eigenvalues / eigenvalues[..., -1:])
 
 
 def _hill(log_spectrum: jax.Array) -> jax.Array:
-    """The Hill estimate from every cutoff on, ``[..., N] -> [..., N]``; meaningless where a logarithm is not finite."""
+    """Compute the Hill estimate from every cutoff on, ``[..., N] -> [..., N]``, where the logarithms are finite."""
     n = log_spectrum.shape[-1]
     in_tail = jnp.arange(n, 0, -1, dtype=jnp.float32).reshape((1,) * (log_spectrum.ndim - 1) + (n,))
     tail_sum = jax.lax.cumsum(log_spectrum, axis=log_spectrum.ndim - 1, reverse=True)
@@ -121,7 +121,7 @@ def _hill(log_spectrum: jax.Array) -> jax.Array:
 
 
 def _may_begin_tail(eigenvalues: jax.Array) -> jax.Array:
-    """Which eigenvalues stand above the round-off of the largest and apart from it, ``[..., N]`` bool.
+    """Mark the eigenvalues above the round-off of the largest and apart from it, ``[..., N]`` bool.
 
     Equal eigenvalues come out of a solver as ones that differ by round-off, and a Hill estimate out of that is huge but
     finite. Hence "apart".
@@ -134,7 +134,7 @@ def _may_begin_tail(eigenvalues: jax.Array) -> jax.Array:
 
 @jax.jit
 def _best_cutoff(eigenvalues: jax.Array, eligible: jax.Array) -> jax.Array:
-    """Alpha at the eligible cutoff with the smallest Kolmogorov-Smirnov distance, one spectrum at a time."""
+    """Find alpha at the eligible cutoff with the smallest distance, one spectrum at a time."""
     n = eigenvalues.shape[-1]
     spectra = eigenvalues.reshape(-1, n), eligible.reshape(-1, n)
     return jax.lax.map(lambda spectrum: _best_cutoff_of_one(*spectrum), spectra).reshape(eigenvalues.shape[:-1])
@@ -154,7 +154,7 @@ def _best_cutoff_of_one(eigenvalues: jax.Array, eligible: jax.Array) -> jax.Arra
 
 
 def _kolmogorov_smirnov(log_spectrum: jax.Array, cutoff: jax.Array, alpha: jax.Array) -> jax.Array:
-    """Largest gap between the fitted and the empirical distribution of the tail from ``cutoff`` on."""
+    """Find the largest gap between the fitted and the empirical distribution of the tail from ``cutoff`` on."""
     n = log_spectrum.shape[0]
     rank = jnp.arange(n) - cutoff
     fitted = -jnp.expm1((1 - alpha) * (log_spectrum - log_spectrum[cutoff]))
@@ -163,7 +163,7 @@ def _kolmogorov_smirnov(log_spectrum: jax.Array, cutoff: jax.Array, alpha: jax.A
 
 
 def _density_peak(eigenvalues: jax.Array) -> jax.Array:
-    """Left edge of the fullest of 100 bins in ``log10(lambda)``, as an eigenvalue, ``[..., N] -> [...]``."""
+    """Find the left edge of the fullest of 100 bins in ``log10(lambda)``, ``[..., N] -> [...]``."""
     positive = eigenvalues > 0
     logs = jnp.log10(jnp.where(positive, eigenvalues, 1.0))
     low = jnp.min(logs, axis=-1, keepdims=True, where=positive, initial=jnp.inf)

@@ -1,4 +1,4 @@
-"""Eigenvalues of symmetric tridiagonal matrices: bisection on Sturm counts, many matrices at once."""
+"""Eigenvalues of symmetric tridiagonal matrices by bisection."""
 # SPDX-License-Identifier: Apache-2.0
 
 import jax
@@ -15,7 +15,7 @@ _UNROLL = 4
 
 
 def bisect(diagonals: jax.Array, off_diagonals: jax.Array, *, first: int = 0) -> jax.Array:
-    """Eigenvalues of positive semi-definite tridiagonal matrices, for each to its own relative accuracy.
+    """Compute eigenvalues of positive semi-definite tridiagonal matrices, each to relative accuracy.
 
     ``jax.scipy.linalg.eigh_tridiagonal`` halves one interval of linear scale for every eigenvalue, which leaves
     an error relative to the largest one. Spectra here span many orders of magnitude and are read on a log scale, so the
@@ -48,8 +48,8 @@ def bisect(diagonals: jax.Array, off_diagonals: jax.Array, *, first: int = 0) ->
     )
     edges = norm * grid[None]
     counts = _eigenvalues_below(diagonals, squares, edges[:, 1:])
-    wanted = jnp.arange(first, n, dtype=jnp.int32)[None]
-    interval = jax.vmap(lambda counts: jnp.searchsorted(counts, wanted[0], side="right"))(counts)
+    ranks = jnp.arange(first, n, dtype=jnp.int32)[None]
+    interval = jax.vmap(lambda counts: jnp.searchsorted(counts, ranks[0], side="right"))(counts)
     interval = jnp.minimum(interval, edges.shape[-1] - 2)
     low = jnp.take_along_axis(edges, interval, axis=-1)
     high = jnp.take_along_axis(edges, interval + 1, axis=-1)
@@ -57,7 +57,7 @@ def bisect(diagonals: jax.Array, off_diagonals: jax.Array, *, first: int = 0) ->
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = (low + high) / 2
-        is_above = _eigenvalues_below(diagonals, squares, middle) <= wanted
+        is_above = _eigenvalues_below(diagonals, squares, middle) <= ranks
         return jnp.where(is_above, middle, low), jnp.where(is_above, high, middle)
 
     low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (low, high))
@@ -65,14 +65,14 @@ def bisect(diagonals: jax.Array, off_diagonals: jax.Array, *, first: int = 0) ->
 
 
 def _eigenvalues_below(diagonals: jax.Array, squares: jax.Array, points: jax.Array) -> jax.Array:
-    """How many eigenvalues lie below each point: the negative pivots of ``T - x``, ``[k, p] -> int32 [k, p]``."""
+    """Count the eigenvalues below each point, the negative pivots of ``T - x``: ``[k, p] -> int32 [k, p]``."""
 
     def eliminate(
         carry: tuple[jax.Array, jax.Array], row: tuple[jax.Array, jax.Array]
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         pivot, count = carry
         diagonal, square = row
-        # A pivot of zero makes the next one infinite and the one after it plain again: IEEE arithmetic at work.
+        # By IEEE arithmetic, a pivot of zero makes the next one infinite and the one after it finite again.
         pivot = diagonal[:, None] - points - square[:, None] / pivot
         return (pivot, count + (pivot < 0)), None
 

@@ -1,4 +1,4 @@
-"""Eigenvalues from matrix products alone: stochastic Lanczos quadrature of a spectrum, without decomposing it."""
+"""Estimates of spectra from matrix products alone: stochastic Lanczos quadrature."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
@@ -6,11 +6,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-# A residual this small against the products is rounding: the Krylov space has nothing new to offer.
+# A residual this small against the products is rounding: the Krylov space is exhausted.
 _EXHAUSTED = 32 * float(jnp.finfo(jnp.float32).eps)
 # A Ritz value this small against the largest one has found the null space (measured: up to 1e-6 in 30 steps).
 _NULL = 32 * float(jnp.finfo(jnp.float32).eps)
-# Ritz values below the round-off of the largest one have no logarithm worth the name.
+# Ritz values below the round-off of the largest one have no meaningful logarithm.
 _FLOOR = float(jnp.finfo(jnp.float32).eps)
 
 _Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
@@ -31,7 +31,7 @@ class Stochastic:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuses settings that cannot work."""
+        """Refuse settings that cannot work."""
         for name, least in (("probes", 1), ("steps", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -39,10 +39,10 @@ class Stochastic:
 
 
 def stochastic(*, probes: int = 32, steps: int = 30, seed: int = 0) -> Stochastic:
-    """A solver that estimates the distribution of the eigenvalues instead of computing each.
+    """Make a solver that estimates quantiles of the spectrum.
 
     Choose it on accelerators, where decompositions are slow and matrix products fast, for matrices of a thousand
-    rows and more: its work is ``4 * m * n * probes * steps`` operations in products and next to nothing else. Choose
+    rows and more: its work is ``4 * m * n * probes * steps`` operations, nearly all in products. Choose
     an exact solver on a CPU, for smaller matrices, and where single eigenvalues matter: only the largest ones
     come out as such, the others as quantiles of a smooth distribution. The random vectors are
     the same at every call, so that alphas do not flicker between refreshes.
@@ -76,7 +76,7 @@ def stochastic(*, probes: int = 32, steps: int = 30, seed: int = 0) -> Stochasti
 
 
 def quadrature(matrix: jax.Array, *, probes: int, steps: int, seed: int = 0) -> jax.Array:
-    """Quantiles of the eigenvalues of ``W @ W.T``, and the largest of them, from products with ``W`` alone.
+    """Estimate quantiles of the eigenvalues of ``W @ W.T`` from products with ``W``.
 
     Lanczos steps from a random vector give two quadrature rules for the eigenvalues as that vector weighs them:
     Gauss's, and Radau's with a node at 0. The nodes of one lie between those of the other, and half of a node's
@@ -118,7 +118,7 @@ def quadrature(matrix: jax.Array, *, probes: int, steps: int, seed: int = 0) -> 
 
 
 def _tridiagonalise(matrix: jax.Array, start: jax.Array, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Lanczos on ``W @ W.T`` from each row of ``start``, reorthogonalised against all earlier vectors.
+    """Run Lanczos on ``W @ W.T`` from each row of ``start``, with full reorthogonalisation.
 
     Returns:
       The diagonals ``[probes, steps]``, the off-diagonals and after them the norm of the last residual
@@ -152,7 +152,7 @@ def _tridiagonalise(matrix: jax.Array, start: jax.Array, steps: int) -> tuple[ja
 
 
 def _rule(diagonals: jax.Array, off_diagonals: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Nodes, ascending, and weights of the quadrature rule of Jacobi matrices, ``[probes, k]`` each."""
+    """Compute the nodes, ascending, and weights of the rules of Jacobi matrices, ``[probes, k]`` each."""
     k = diagonals.shape[1]
     entries = jnp.arange(k)
     jacobi = jnp.zeros((len(diagonals), k, k), jnp.float32)
@@ -163,10 +163,11 @@ def _rule(diagonals: jax.Array, off_diagonals: jax.Array) -> tuple[jax.Array, ja
 
 
 def _quantiles(logs: jax.Array, below: jax.Array, weights: jax.Array, exhausted: jax.Array, n: int) -> jax.Array:
-    """Mean over the rules of the ``n`` quantiles that each interpolates, ``[rules, nodes] -> [n]``, on a log scale.
+    """Average the ``n`` quantiles that each rule interpolates on a log scale, ``[rules, nodes] -> [n]``.
 
-    A sum of ramps, one between each two nodes: accelerators add up faster than they search and gather. Where the Krylov
-    spaces are exhausted all rules have the eigenvalues as nodes. Then the ramps are steps, at the rules' mean weights.
+    The interpolation is a sum of ramps between neighbouring nodes, since accelerators add faster than they search and
+    gather. Where the Krylov spaces are exhausted, the nodes of all rules are the eigenvalues, and the ramps become
+    steps at the rules' mean weights.
     """
     below = jax.lax.cummax(below, axis=1)
     starts, ends = below[:, :-1], below[:, 1:]
@@ -180,11 +181,11 @@ def _quantiles(logs: jax.Array, below: jax.Array, weights: jax.Array, exhausted:
 
 
 def _interleave(outer: jax.Array, inner: jax.Array) -> jax.Array:
-    """``[probes, k + 1]`` and ``[probes, k]`` to ``[probes, 2k + 1]``, in turns."""
+    """Interleave ``[probes, k + 1]`` and ``[probes, k]`` to ``[probes, 2k + 1]``."""
     pairs = jnp.stack([outer[:, :-1], inner], axis=2)
     return jnp.column_stack([pairs.reshape(len(outer), -1), outer[:, -1]])
 
 
 def _dot(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """An einsum in full float32, which accelerators give up for bfloat16-like precision unless told not to."""
+    """Compute an einsum in full float32, which accelerators do only when asked to."""
     return jnp.einsum(subscripts, left, right, precision=jax.lax.Precision.HIGHEST)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import optax_alphadecay as oad
-from optax_alphadecay.spectrum import Solver, SolverName, eigenvalues_of_stacks
+from optax_alphadecay.spectra.eigenvalues import Solver, SolverName, eigenvalues_of_stacks
 from tests import compiler
 
 EXACT = [solver for solver in get_args(SolverName) if solver != "stochastic"]

@@ -1,0 +1,124 @@
+"""What all weight decays share: the arithmetic, trees that must match params, and argument checks."""
+# SPDX-License-Identifier: Apache-2.0
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_alphadecay.modules import PyTree
+
+ScalarOrSchedule = jax.typing.ArrayLike | Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+Mask = PyTree | Callable[[PyTree], PyTree] | None
+
+
+class Leaves(NamedTuple):
+    """The leaves of params, and what belongs to each."""
+
+    params: list[Any]
+    updates: list[Any]
+    """None where there is no update."""
+    gradients: list[Any]
+    """None where there is no gradient."""
+    structure: Any
+    """The tree structure of params."""
+
+
+def current_rate(rate: ScalarOrSchedule, count: jax.Array) -> jax.typing.ArrayLike:
+    """Evaluate a constant or a schedule at an update."""
+    return rate(count) if callable(rate) else rate
+
+
+def add_decay(
+    update: jax.Array | None, param: jax.Array, rate: jax.typing.ArrayLike, ratio: jax.typing.ArrayLike
+) -> jax.Array | None:
+    """Compute ``g + rate * ratio * w`` of one leaf, in the dtype of ``g``; None if there is no update."""
+    if update is None:
+        return None
+    # In bfloat16, the product of rate and ratio would lose most of the difference between modules.
+    dtype = jnp.promote_types(jnp.result_type(param), jnp.float32)
+    decay = jnp.asarray(rate, dtype) * jnp.asarray(ratio, dtype)
+    return (update + decay * jnp.asarray(param, dtype)).astype(jnp.result_type(update))
+
+
+def flatten_like_params(
+    name: str, updates: optax.Updates, params: optax.Params | None, extra_args: dict[str, Any]
+) -> Leaves:
+    """Flatten params, updates and gradients to lists that match.
+
+    Args:
+      name: of the transformation, for errors.
+      updates: a tree like params, with None where there is no update.
+      params: the weights.
+      extra_args: those of ``update``; ``gradients`` among them are the gradients, which are else the updates.
+
+    Raises:
+      ValueError: if there are no params, or an update or gradient does not match its parameter; names the leaf.
+    """
+    if params is None:
+        raise ValueError(f"{name}: decay needs the weights; call update(gradients, state, params).")
+    with_path: list[tuple[Any, Any]]
+    structure: Any
+    with_path, structure = jax.tree_util.tree_flatten_with_path(params)
+
+    def matching(argument: str, tree: PyTree) -> list[Any]:
+        try:
+            leaves: list[Any] = structure.flatten_up_to(tree)
+        except ValueError as error:
+            raise ValueError(f"{name}: {argument} do not have the structure of params: {error}") from error
+        for (path, param), leaf in zip(with_path, leaves, strict=True):
+            if leaf is not None and jnp.shape(param) != jnp.shape(leaf):
+                key = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise ValueError(
+                    f"{name}: {key!r} has shape {jnp.shape(param)} in params and {jnp.shape(leaf)} in {argument}; pass"
+                    " the params that the gradients were taken of."
+                )
+        return leaves
+
+    update_leaves = matching("updates", updates)
+    gradients = update_leaves
+    if "gradients" in extra_args:
+        gradients = matching("gradients", _masked_like(params, extra_args["gradients"]))
+    return Leaves([param for _, param in with_path], update_leaves, gradients, structure)
+
+
+def _masked_like(params: optax.Params, gradients: optax.Updates) -> optax.Updates:
+    """Mask gradients where params are: ``optax.masked`` masks updates and params, but no extra arguments."""
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    leaves: list[Any]
+    structure: Any
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_masked)
+    try:
+        gradient_leaves = structure.flatten_up_to(gradients)
+    except ValueError:
+        return gradients  # the caller says what does not fit
+    pairs = zip(leaves, gradient_leaves, strict=True)
+    return jax.tree.unflatten(structure, [leaf if is_masked(leaf) else gradient for leaf, gradient in pairs])
+
+
+def check_nonnegative(name: str, argument: str, value: Any) -> None:
+    """Raise a ValueError if ``value`` is a number, not an array or a schedule, and negative or not finite."""
+    if isinstance(value, numbers.Real) and not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name}: {argument} must be finite and at least 0, got {value!r}.")
+
+
+def check_positive(name: str, argument: str, value: Any) -> None:
+    """Raise a ValueError if ``value`` is a number, not an array or a schedule, and not both finite and positive."""
+    if isinstance(value, numbers.Real) and not 0 < float(value) < math.inf:
+        raise ValueError(f"{name}: {argument} must be finite and positive, got {value!r}.")
+
+
+def check_count(name: str, argument: str, value: Any) -> None:
+    """Raise a ValueError if ``value`` is not an integer of at least 1."""
+    # inject_hyperparams passes an array, whose value is not known here.
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name}: {argument} must be an integer of at least 1, got {value!r}.")

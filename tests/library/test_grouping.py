@@ -1,0 +1,34 @@
+"""Groups come back in order."""
+# SPDX-License-Identifier: Apache-2.0
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optax_alphadecay.grouping import map_groups, split
+
+
+@given(st.lists(st.integers(-9, 9)))
+def test_results_are_in_the_order_of_the_items_and_groups_are_alike(items: list[int]) -> None:
+    seen: list[list[int]] = []
+
+    def double(groups: list[list[int]]) -> list[list[int]]:
+        seen.extend(groups)
+        return [[2 * item for item in group] for group in groups]
+
+    assert map_groups(double, items, key=lambda item: item % 3) == [2 * item for item in items]
+    assert sorted(group[0] % 3 for group in seen) == sorted({item % 3 for item in items})
+    assert all(len({item % 3 for item in group}) == 1 for group in seen)
+
+
+def test_every_item_needs_a_result() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        map_groups(lambda groups: [group[1:] for group in groups], [1, 2], key=lambda item: 0)
+
+
+def test_split_is_the_inverse_of_concatenation() -> None:
+    parts = [np.arange(6).reshape(3, 2), np.zeros((0, 2), int), np.ones((1, 2), int)]
+    for found, part in zip(split(jnp.concatenate(parts), [3, 0, 1]), parts, strict=True):
+        np.testing.assert_array_equal(found, part)
