@@ -1,9 +1,11 @@
 """AlphaDecay for Optax: a module's score becomes its share of the weight decay."""
 # SPDX-License-Identifier: Apache-2.0
 
+from optax_alphadecay.adamc import adamc
 from optax_alphadecay.aliases import adam, adamw, with_gradients
 from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt, transformer_block
 from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
+from optax_alphadecay.corrected import corrected
 from optax_alphadecay.lanczos import stochastic
 from optax_alphadecay.metrics import (
     Metric,
@@ -17,8 +19,25 @@ from optax_alphadecay.metrics import (
 )
 from optax_alphadecay.modules import block_matrices
 from optax_alphadecay.monitoring import ModuleRow, format_table, module_table, scalars
+from optax_alphadecay.norm_ball import NormBall
+from optax_alphadecay.norms import (
+    bias_ball,
+    column_ball,
+    convolution_ball,
+    row_ball,
+    scion_norms,
+    sign_ball,
+    spectral_norm_ball,
+)
 from optax_alphadecay.powerlaw import Fit, fix_finger, goodness_of_fit, median
+from optax_alphadecay.scion import ScionState, project_onto_ball, scale_by_scion, scion, scionc
 from optax_alphadecay.spectrum import eigenvalues
+from optax_alphadecay.steady_state import (
+    effective_learning_rate,
+    finite_step_norm,
+    sign_steady_state_norm,
+    steady_state_norm,
+)
 from optax_alphadecay.transform import AlphaDecayState, alphadecay
 
 __version__ = "0.1.0"
@@ -31,14 +50,23 @@ __all__ = [
     "Fit",
     "Metric",
     "ModuleRow",
+    "NormBall",
+    "ScionState",
     "adadecay",
     "adam",
+    "adamc",
     "adamw",
     "alpha_hat",
     "alphadecay",
     "awd",
+    "bias_ball",
     "block_matrices",
+    "column_ball",
+    "convolution_ball",
+    "corrected",
+    "effective_learning_rate",
     "eigenvalues",
+    "finite_step_norm",
     "fix_finger",
     "format_table",
     "frobenius_norm",
@@ -50,12 +78,22 @@ __all__ = [
     "module_table",
     "modulewise_adadecay",
     "pl_alpha_hill",
+    "project_onto_ball",
+    "row_ball",
     "scalars",
+    "scale_by_scion",
+    "scion",
+    "scion_norms",
+    "scionc",
     "sigmoid",
+    "sign_ball",
+    "sign_steady_state_norm",
     "spectral_entropy",
     "spectral_norm",
+    "spectral_norm_ball",
     "sqrt",
     "stable_rank",
+    "steady_state_norm",
     "stochastic",
     "transformer_block",
     "with_gradients",
