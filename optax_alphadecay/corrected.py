@@ -158,11 +158,14 @@ def not_output_layer(params: PyTree) -> PyTree:
 def _largest(schedule: Callable[[Any], Any]) -> float:
     """The largest value of a schedule, which must not be the last one looked at."""
     with jax.ensure_compile_time_eval():
-        rates = np.asarray(jax.vmap(lambda count: jnp.asarray(schedule(count)))(jnp.arange(_SEARCHED)), np.float64)
-    if not np.isfinite(rates).all():
-        raise ValueError(f"corrected: learning_rate is {rates[~np.isfinite(rates)][0]} at some update; give peak.")
-    if rates[-1] > rates[:-1].max():
+        counts = jnp.arange(_SEARCHED)
+        rates = np.asarray(jax.vmap(lambda count: jnp.asarray(schedule(count)))(counts), np.float64)
+        at = int(rates.argmax())  # of the first NaN, if there is one
+        largest = float(schedule(counts[at]))
+    if not np.isfinite(rates[at]):
+        raise ValueError(f"corrected: learning_rate is {rates[at]} at update {at}; mend the schedule.")
+    if rates[at] > rates[:-1].max():
         raise ValueError(
             f"corrected: learning_rate still rises after {_SEARCHED} updates, so its maximum is not known: give peak."
         )
-    return max(0.0, float(rates.max()))
+    return max(0.0, largest)
