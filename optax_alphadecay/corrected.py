@@ -75,14 +75,14 @@ def corrected(
         raise ValueError("corrected: weight_decay must be a scalar, the coefficient at the peak; got a schedule.")
     check_nonnegative("corrected", "weight_decay", weight_decay)
     check_nonnegative("corrected", "learning_rate", learning_rate)
-    if peak is None and not callable(learning_rate):
-        return lambda count: weight_decay
-    if peak is None:
+    if peak is not None:
+        check_positive("corrected", "peak", peak)
+    elif callable(learning_rate):
         peak = _largest(learning_rate)
     else:
-        check_positive("corrected", "peak", peak)
-    known = isinstance(peak, numbers.Real) and isinstance(weight_decay, numbers.Real)
-    if exact and known and peak * weight_decay > 1:
+        return lambda count: weight_decay
+    are_known = isinstance(peak, numbers.Real) and isinstance(weight_decay, numbers.Real)
+    if exact and are_known and float(peak) * float(weight_decay) > 1:
         raise ValueError(
             f"corrected: the exact form needs peak * weight_decay of at most 1, got {peak!r} * {weight_decay!r}."
         )

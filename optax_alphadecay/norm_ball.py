@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
 from optax_alphadecay.matrix_view import MatrixView, view
-from optax_alphadecay.orthogonalize import Orthogonalizer, polar_factor
+from optax_alphadecay.orthogonalize import polar_factor
 
 _EPS = 1e-8  # of the official code
 
@@ -41,20 +41,20 @@ class NormBall(abc.ABC):
             return view(shape, *self.axes)
         return self._default_view(shape)
 
-    def extreme_point(self, leaf: jax.Array, orthogonalize: Orthogonalizer = polar_factor) -> jax.Array:
+    def extreme_point(self, leaf: jax.Array, orthogonal: jax.Array | None = None) -> jax.Array:
         """The point of the unit ball whose inner product with ``leaf`` is the largest, up to round-off and eps.
 
         Args:
           leaf: of any rank that the ball's axes allow.
-          orthogonalize: for the spectral balls, from ``[k, m, n]`` to the nearest orthogonal matrices; exact if left
-            out. The point is as far from the best one as this is from exact.
+          orthogonal: for the spectral balls, the leaf with its matrices orthogonalised; by an exact decomposition if
+            None. The result is as far from the best point as this is from exact.
 
         Returns:
           An array like ``leaf``. A matrix of zeros gives one.
         """
         seen = self.view(leaf.shape)
         size = self._size(seen)
-        return seen.as_leaf(size * self._direction(seen.as_matrices(leaf), _EPS * size, orthogonalize))
+        return seen.as_leaf(size * self._direction(seen.as_matrices(leaf), _EPS * size))
 
     def norm(self, leaf: jax.Array) -> jax.Array:
         """The norm of each matrix of the leaf, ``[k]``: at most 1 in the unit ball."""
@@ -78,7 +78,7 @@ class NormBall(abc.ABC):
         """What the direction is multiplied by."""
 
     @abc.abstractmethod
-    def _direction(self, matrices: jax.Array, eps: float, orthogonalize: Orthogonalizer) -> jax.Array:
+    def _direction(self, matrices: jax.Array, eps: float) -> jax.Array:
         """The extreme point of the plain norm's unit ball, ``[k, m, n]``."""
 
     @abc.abstractmethod
@@ -86,40 +86,33 @@ class NormBall(abc.ABC):
         """The plain norm, ``[k]``."""
 
 
+class _Orthogonal(NormBall):
+    is_spectral = True
+
+    def extreme_point(self, leaf: jax.Array, orthogonal: jax.Array | None = None) -> jax.Array:
+        return super().extreme_point(leaf) if orthogonal is None else self._size(self.view(leaf.shape)) * orthogonal
+
+    def _direction(self, matrices: jax.Array, eps: float) -> jax.Array:
+        return polar_factor(matrices)
+
+    def _norm(self, matrices: jax.Array) -> jax.Array:
+        return jnp.linalg.svd(matrices, compute_uv=False)[:, 0]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Spectral(NormBall):
+class Spectral(_Orthogonal):
     """See :func:`spectral_norm_ball`."""
 
     max: bool
     normalized: bool
-    is_spectral = True
 
     def _size(self, seen: MatrixView) -> float:
         size = math.sqrt(seen.size(seen.outputs) / (seen.size(seen.inputs) if self.normalized else 1))
         return max(1.0, size) if self.max else size
 
-    def _direction(self, matrices: jax.Array, eps: float, orthogonalize: Orthogonalizer) -> jax.Array:
-        return orthogonalize(matrices)
 
-    def _norm(self, matrices: jax.Array) -> jax.Array:
-        return jnp.linalg.svd(matrices, compute_uv=False)[:, 0]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Convolution(NormBall):
+class Convolution(_Orthogonal):
     """See :func:`convolution_ball`."""
-
-    is_spectral = True
-
-    def _size(self, seen: MatrixView) -> float:
-        *taps, channels = seen.inputs
-        return math.sqrt(seen.size(seen.outputs) / seen.shape[channels]) / seen.size(tuple(taps))
-
-    def _direction(self, matrices: jax.Array, eps: float, orthogonalize: Orthogonalizer) -> jax.Array:
-        return orthogonalize(matrices)
-
-    def _norm(self, matrices: jax.Array) -> jax.Array:
-        return jnp.linalg.svd(matrices, compute_uv=False)[:, 0]
 
     def project(self, leaf: jax.Array) -> jax.Array:
         """Every tap orthogonal."""
@@ -127,6 +120,10 @@ class Convolution(NormBall):
         # Each tap by itself, where a step orthogonalises all of them as one matrix.
         tap = view(leaf.shape, seen.inputs[-1], seen.outputs)
         return tap.as_leaf(self._size(seen) * polar_factor(tap.as_matrices(leaf)))
+
+    def _size(self, seen: MatrixView) -> float:
+        *taps, channels = seen.inputs
+        return math.sqrt(seen.size(seen.outputs) / seen.shape[channels]) / seen.size(tuple(taps))
 
     def _default_view(self, shape: tuple[int, ...]) -> MatrixView:
         rank = len(shape)
@@ -142,7 +139,7 @@ class Sign(NormBall):
     def _size(self, seen: MatrixView) -> float:
         return 1 / seen.size(seen.inputs) if self.normalized else 1.0
 
-    def _direction(self, matrices: jax.Array, eps: float, orthogonalize: Orthogonalizer) -> jax.Array:
+    def _direction(self, matrices: jax.Array, eps: float) -> jax.Array:
         return jnp.sign(matrices)
 
     def _norm(self, matrices: jax.Array) -> jax.Array:
@@ -154,7 +151,7 @@ class _Vectors(NormBall):
 
     side = 2
 
-    def _direction(self, matrices: jax.Array, eps: float, orthogonalize: Orthogonalizer) -> jax.Array:
+    def _direction(self, matrices: jax.Array, eps: float) -> jax.Array:
         return matrices / (jnp.linalg.norm(matrices, axis=self.side, keepdims=True) + eps)
 
     def _norm(self, matrices: jax.Array) -> jax.Array:

@@ -201,6 +201,8 @@ def balls_of(norms: NormRule, params: PyTree) -> list[tuple[NormBall, MatrixView
     Raises:
       ValueError: if ``norms`` does not match ``params``, holds something else, or a ball does not fit its leaf.
     """
+    if not jax.tree.leaves(params):  # as optax.tree.map_params asks, with a placeholder
+        return []
     norms = scion_norms() if norms is None else norms
     tree = norms(params) if callable(norms) and jax.tree_util.all_leaves([norms]) else norms
     found = []

@@ -1,12 +1,10 @@
 """Nearest orthogonal matrices of whole stacks: the official iterations, bounded in memory."""
 # SPDX-License-Identifier: Apache-2.0
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 Orthogonalizer = Callable[[jax.Array], jax.Array]
 """From matrices ``[k, m, n]`` to matrices of the same shape with the same singular vectors and values near 1."""
@@ -75,38 +73,32 @@ METHODS: dict[str, Orthogonalizer] = {
 }
 
 
-def orthogonalizer(name: str, method: str | Orthogonalizer, dtype: jax.typing.DTypeLike) -> Orthogonalizer:
-    """The method of that name, computing in ``dtype``, a bounded number of matrices at once.
+def orthogonalizer(name: str, method: str | Orthogonalizer) -> Orthogonalizer:
+    """The method of that name, for a bounded number of matrices at once.
 
     Args:
       name: whose argument it is, for the error.
       method: ``"newton_schulz"``, ``"polar_express"``, ``"svd"`` or a function of matrices ``[k, m, n]``.
-      dtype: what the matrices are cast to before. They come back in the dtype they had.
 
     Returns:
       A function of matrices ``[k, m, n]``.
 
     Raises:
-      ValueError: if the method is unknown or ``dtype`` is not a floating one.
+      ValueError: if the method is unknown.
     """
     if not callable(method) and method not in METHODS:
         raise ValueError(
             f"{name}: orthogonalize must be one of {', '.join(map(repr, METHODS))}, or a function of matrices"
             f" [k, m, n]; got {method!r}."
         )
-    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-        raise ValueError(f"{name}: dtype must be a floating one, for instance jnp.bfloat16; got {dtype!r}.")
     function = method if callable(method) else METHODS[method]
 
     def orthogonalize(matrices: jax.Array) -> jax.Array:
         k, m, n = matrices.shape
         at_once = max(1, _ELEMENTS_AT_ONCE // (m * n))
-        cast = matrices.astype(dtype)
         if k <= at_once:
-            return function(cast).astype(matrices.dtype)
-        one = functools.partial(jnp.squeeze, axis=0)
-        result = jax.lax.map(lambda matrix: one(function(matrix[None])), cast, batch_size=at_once)
-        return result.astype(matrices.dtype)
+            return function(matrices)
+        return jax.lax.map(lambda matrix: function(matrix[None])[0], matrices, batch_size=at_once)
 
     return orthogonalize
 
@@ -128,8 +120,3 @@ def _iterate(
         factor = (b * gram.astype(wide) + c * (gram @ gram).astype(wide)).astype(dtype)
         x = (a * x.astype(wide) + (factor @ x).astype(wide)).astype(dtype)
     return x.swapaxes(1, 2) if is_tall else x
-
-
-def orthogonalize_stacks(orthogonalize: Orthogonalizer, stacks: list[jax.Array], mesh: Mesh | None) -> list[jax.Array]:
-    """Orthogonalises stacks ``[k, m, n]`` of any sizes."""
-    return [orthogonalize(stack) for stack in stacks]

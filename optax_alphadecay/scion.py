@@ -15,7 +15,8 @@ from optax_alphadecay.corrected import DecayFactory, corrected, partly_corrected
 from optax_alphadecay.distribution import check_mesh
 from optax_alphadecay.modules import PyTree
 from optax_alphadecay.norms import NormRule, balls_of
-from optax_alphadecay.orthogonalize import Orthogonalizer, orthogonalize_stacks, orthogonalizer
+from optax_alphadecay.orthogonalize import Orthogonalizer, orthogonalizer
+from optax_alphadecay.spread_stacks import orthogonalize_leaves
 from optax_alphadecay.transform import Mask, ScalarOrSchedule, check_nonnegative, check_positive
 
 
@@ -62,7 +63,9 @@ def scale_by_scion(
             f"scion: momentum must be in (0, 1], the share of the newest gradient (1 is no momentum); got {momentum!r}."
         )
     check_mesh("scion", mesh)
-    orthogonal = orthogonalizer("scion", orthogonalize, dtype)
+    orthogonal = orthogonalizer("scion", orthogonalize)
+    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        raise ValueError(f"scion: dtype must be a floating one, for instance jnp.bfloat16; got {dtype!r}.")
     is_plain = isinstance(momentum, numbers.Real) and momentum == 1
 
     def init(params: optax.Params) -> ScionState:
@@ -75,14 +78,13 @@ def scale_by_scion(
         means = updates if is_plain else jax.tree.map(functools.partial(_mean, momentum), updates, state.momentum)
         leaves, structure = jax.tree.flatten(means)
         balls = balls_of(norms, means if params is None else params)
-        matrices = {
-            at: seen.as_matrices(leaf)
-            for at, (leaf, (ball, seen)) in enumerate(zip(leaves, balls, strict=True))
-            if ball.is_spectral
-        }
-        stacks = dict(zip(matrices, orthogonalize_stacks(orthogonal, list(matrices.values()), mesh), strict=True))
+        spectral = [at for at, (ball, _) in enumerate(balls) if ball.is_spectral]
+        # Cast before they travel: half the bytes in bfloat16.
+        cast = [leaves[at].astype(dtype) for at in spectral]
+        matrices = orthogonalize_leaves(orthogonal, cast, [balls[at][1] for at in spectral], mesh)
+        orthogonal_of = {at: m.astype(leaves[at].dtype) for at, m in zip(spectral, matrices, strict=True)}
         points = [
-            ball.radius * ball.extreme_point(leaf, lambda _, at=at: stacks[at])
+            ball.radius * ball.extreme_point(leaf, orthogonal_of.get(at))
             for at, (leaf, (ball, _)) in enumerate(zip(leaves, balls, strict=True))
         ]
         steps = jax.tree.map(lambda p, g: p.astype(g.dtype), jax.tree.unflatten(structure, points), updates)

@@ -50,7 +50,7 @@ def steady_state_norm(
     """
     _check("steady_state_norm", learning_rate, weight_decay, momentum)
     factor = (2 - momentum) / momentum
-    return update_norm * jnp.sqrt(jnp.asarray(learning_rate) / (2 * jnp.asarray(weight_decay)) * factor)
+    return jnp.asarray(update_norm) * jnp.sqrt(jnp.asarray(learning_rate) / (2 * jnp.asarray(weight_decay)) * factor)
 
 
 def finite_step_norm(
@@ -83,7 +83,7 @@ def finite_step_norm(
     """
     _check("finite_step_norm", learning_rate, weight_decay, momentum)
     kept = (1 - jnp.asarray(learning_rate) * weight_decay) * (1 - momentum)
-    return update_norm * jnp.sqrt(_uncorrelated(learning_rate, weight_decay) * (1 + kept) / (1 - kept))
+    return jnp.asarray(update_norm) * jnp.sqrt(_uncorrelated(learning_rate, weight_decay) * (1 + kept) / (1 - kept))
 
 
 def sign_steady_state_norm(
@@ -124,7 +124,7 @@ def sign_steady_state_norm(
     correlations = 2 / math.pi * np.arcsin((1 - momentum) ** lags)
     kept = 1 - jnp.asarray(learning_rate) * weight_decay
     factor = 1 + 2 * jnp.sum(kept[..., None] ** lags * correlations, axis=-1)
-    return update_norm * jnp.sqrt(_uncorrelated(learning_rate, weight_decay) * factor)
+    return jnp.asarray(update_norm) * jnp.sqrt(_uncorrelated(learning_rate, weight_decay) * factor)
 
 
 def effective_learning_rate(learning_rate: jax.typing.ArrayLike, momentum: jax.typing.ArrayLike) -> jax.Array:
@@ -146,7 +146,7 @@ def effective_learning_rate(learning_rate: jax.typing.ArrayLike, momentum: jax.t
       0.00436
     """
     momentum = jnp.asarray(momentum)
-    return learning_rate * jnp.sqrt((2 - momentum) / momentum)
+    return jnp.asarray(learning_rate) * jnp.sqrt((2 - momentum) / momentum)
 
 
 def _uncorrelated(learning_rate: jax.typing.ArrayLike, weight_decay: jax.typing.ArrayLike) -> jax.Array:

@@ -16,7 +16,7 @@ import pytest
 import optax_alphadecay as oad
 
 STEPS = 200
-SCHEDULES = {
+SCHEDULES: dict[str, tuple[optax.Schedule, Callable[[int], float]]] = {
     "cosine": (optax.cosine_decay_schedule(0.03, STEPS), lambda t: 0.03 * (1 + math.cos(math.pi * t / STEPS)) / 2),
     "linear": (optax.linear_schedule(0.03, 0.0, STEPS), lambda t: 0.03 * (1 - t / STEPS)),
     "warm-up": (

@@ -52,7 +52,7 @@ def test_linear_in_momentum(momentum: float, is_normalized: bool) -> None:
 
 @pytest.mark.parametrize("momentum", MOMENTA)
 def test_signs(momentum: float) -> None:
-    direction = oad.scale_by_scion(momentum, oad.bias_ball() if False else oad.sign_ball(normalized=False))
+    direction = oad.scale_by_scion(momentum, oad.sign_ball(normalized=False))
     norm, update_norm = settled(direction, (64, 128))
     assert update_norm == pytest.approx(np.sqrt(64 * 128), rel=1e-6)
     np.testing.assert_allclose(norm, oad.sign_steady_state_norm(RATE, DECAY, momentum, update_norm), rtol=0.02)
@@ -60,12 +60,55 @@ def test_signs(momentum: float) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "momentum", "factor"),
-    [((32, 32), 1.0, 1.0), ((32, 32), 0.5, 1.0), ((32, 32), 0.1, 1.0), ((32, 96), 0.5, 1.0), ((32, 96), 0.1, 1.0)],
+    [
+        ((32, 32), 1.0, 1.0),
+        ((32, 32), 0.5, 0.906),
+        ((32, 32), 0.1, 0.877),
+        ((32, 32), 0.05, 0.877),
+        ((32, 96), 0.5, 0.972),
+        ((32, 96), 0.05, 0.967),
+    ],
 )
 def test_measured_factors_of_orthogonalized_updates(shape: tuple[int, int], momentum: float, factor: float) -> None:
+    """The factors are of longer runs with three seeds, whose standard deviation was 0.002 at most."""
     ball = oad.spectral_norm_ball(axes=STACK)
     direction = oad.scale_by_scion(momentum, ball, "polar_express", "float32")
-    norm, update_norm = settled(direction, (4, *shape), rate=5 * RATE, updates=800)
-    found = norm / oad.finite_step_norm(5 * RATE, DECAY, momentum, update_norm)
-    print(shape, momentum, found)
-    np.testing.assert_allclose(found, factor, atol=0.03)
+    norm, update_norm = settled(direction, (4, *shape), rate=2.5 * RATE, updates=1000)
+    predicted = oad.finite_step_norm(2.5 * RATE, DECAY, momentum, update_norm)
+    np.testing.assert_allclose(norm / predicted, factor, rtol=0.02)
+
+
+def test_finite_steps_are_a_sum_in_float64() -> None:
+    """Against the recurrence of ``E||w||^2``, summed term by term."""
+    rate, decay, momentum = 0.3, 0.5, 0.2
+    kept, q = 1 - momentum, 1 - rate * decay
+    lags = np.arange(2000)
+    # E||w||^2 = gamma^2 sum_ij q^i q^j r^|i - j|
+    pairs = q ** lags[:, None] * q**lags * kept ** np.abs(lags[:, None] - lags)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(oad.finite_step_norm(rate, decay, momentum), rate * np.sqrt(pairs.sum()), rtol=1e-10)
+        signs = 2 / np.pi * np.arcsin(kept ** np.abs(lags[:, None] - lags))
+        pairs = q ** lags[:, None] * q**lags * signs
+        wanted = rate * np.sqrt(pairs.sum())
+        np.testing.assert_allclose(oad.sign_steady_state_norm(rate, decay, momentum), wanted, rtol=1e-10)
+        small = 1e-9
+        ratio = oad.finite_step_norm(small, decay, momentum) / oad.steady_state_norm(small, decay, momentum)
+        np.testing.assert_allclose(ratio, 1, rtol=1e-8)
+
+
+def test_effective_learning_rate_is_the_drift_of_a_random_walk() -> None:
+    """Of running means with norm 1, a long sum is as long as one of independent steps of that rate."""
+    momentum, length = 0.1, 4000
+    correlations = (1 - momentum) ** np.abs(np.arange(length)[:, None] - np.arange(length))
+    np.testing.assert_allclose(
+        oad.effective_learning_rate(0.5, momentum), 0.5 * np.sqrt(correlations.sum() / length), rtol=2e-3
+    )
+
+
+def test_no_learning_rate_and_no_decay() -> None:
+    for norm in (oad.steady_state_norm, oad.finite_step_norm, oad.sign_steady_state_norm):
+        assert norm(0.0, 0.1) == 0
+        assert norm(0.1, 0.0) == np.inf
+        assert norm(jnp.array([0.1, 0.2]), 0.1, 0.5).shape == (2,)
+        with pytest.raises(ValueError, match=r"momentum must be in \(0, 1\].*got 1.5"):
+            norm(0.1, 0.1, 1.5)
