@@ -81,8 +81,8 @@ def corrected(
         peak = _largest(learning_rate)
     else:
         return lambda count: weight_decay
-    are_known = isinstance(peak, numbers.Real) and isinstance(weight_decay, numbers.Real)
-    if exact and are_known and float(peak) * float(weight_decay) > 1:
+    known = isinstance(peak, numbers.Real) and isinstance(weight_decay, numbers.Real)
+    if exact and known and np.multiply(peak, weight_decay) > 1:
         raise ValueError(
             f"corrected: the exact form needs peak * weight_decay of at most 1, got {peak!r} * {weight_decay!r}."
         )

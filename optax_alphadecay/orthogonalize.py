@@ -27,7 +27,9 @@ _POLAR_EXPRESS = tuple(
 
 
 def newton_schulz(matrices: jax.Array) -> jax.Array:
-    """Orthogonalises by five Newton-Schulz steps: singular values end between about 0.7 and 1.2.
+    """Orthogonalises by five Newton-Schulz steps.
+
+    Singular values of at least 0.003 of the Frobenius norm end between 0.68 and 1.21.
 
     In float32 this is the arithmetic of ``optax.contrib.orthogonalize_via_newton_schulz`` with ``eps=1e-7``. In
     bfloat16 it is not: optax rounds the coefficients to bfloat16, the official code only the products.
@@ -45,7 +47,9 @@ def newton_schulz(matrices: jax.Array) -> jax.Array:
 
 
 def polar_express(matrices: jax.Array) -> jax.Array:
-    """Orthogonalises by five steps of Polar Express: singular values end nearer to 1 than by :func:`newton_schulz`.
+    """Orthogonalises by five steps of Polar Express.
+
+    Singular values of at least 0.003 of the Frobenius norm end between 0.87 and 1.13.
 
     Args:
       matrices: ``[k, m, n]``, in the dtype to compute in. A matrix of zeros stays one.

@@ -123,7 +123,7 @@ def sign_steady_state_norm(
     lags = np.arange(1, math.ceil(40 / momentum))
     correlations = 2 / math.pi * np.arcsin((1 - momentum) ** lags)
     kept = 1 - jnp.asarray(learning_rate) * weight_decay
-    factor = 1 + 2 * jnp.sum(kept[..., None] ** lags * correlations, axis=-1)
+    factor = 1 + 2 * (_powers(kept, lags) @ correlations)
     return jnp.asarray(update_norm) * jnp.sqrt(_uncorrelated(learning_rate, weight_decay) * factor)
 
 
@@ -147,6 +147,11 @@ def effective_learning_rate(learning_rate: jax.typing.ArrayLike, momentum: jax.t
     """
     momentum = jnp.asarray(momentum)
     return jnp.asarray(learning_rate) * jnp.sqrt((2 - momentum) / momentum)
+
+
+def _powers(base: jax.Array, exponents: np.ndarray) -> jax.Array:
+    """``base^exponents``, the exponents along a new last axis."""
+    return jnp.expand_dims(base, -1) ** exponents.reshape((1,) * base.ndim + (-1,))
 
 
 def _uncorrelated(learning_rate: jax.typing.ArrayLike, weight_decay: jax.typing.ArrayLike) -> jax.Array:

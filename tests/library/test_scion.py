@@ -4,6 +4,7 @@
 import functools
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -81,3 +82,12 @@ def test_agrees_with_the_official_code(name: str, dtype: str) -> None:
     wanted = arrays()[f"{name}/final_{'f32' if dtype == 'float32' else 'bf16'}"]
     error = np.abs(np.asarray(weights) - wanted).max()
     assert error <= 1e-4 * case["effect"] + (0 if dtype == "float32" else 1.5 * case["bf16_vs_f32"])
+
+
+def test_blocks_of_the_page_run() -> None:
+    page = (DATA.parents[2] / "docs" / "scion.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == page.count("```python") == 5
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/scion.md", "exec"), namespace)
