@@ -1,9 +1,11 @@
 """AlphaDecay for Optax: a module's score becomes its share of the weight decay."""
 # SPDX-License-Identifier: Apache-2.0
 
+from optax_alphadecay.adamc import adamc
 from optax_alphadecay.aliases import adam, adamw, with_gradients
 from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt, transformer_block
 from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
+from optax_alphadecay.corrected import corrected
 from optax_alphadecay.metrics import (
     Metric,
     alpha_hat,
@@ -17,10 +19,27 @@ from optax_alphadecay.metrics import (
 )
 from optax_alphadecay.modules import block_matrices
 from optax_alphadecay.monitoring import ModuleRow, format_table, module_table, scalars
+from optax_alphadecay.norms.ball import NormBall
+from optax_alphadecay.norms.constructors import (
+    bias_ball,
+    column_ball,
+    convolution_ball,
+    row_ball,
+    scion_norms,
+    sign_ball,
+    spectral_norm_ball,
+)
+from optax_alphadecay.scion import ScionState, project_onto_ball, scale_by_scion, scion, scionc
 from optax_alphadecay.spectra.eigenvalues import eigenvalues
 from optax_alphadecay.spectra.lanczos import stochastic
 from optax_alphadecay.spectra.marchenko_pastur import marchenko_pastur_edges, random_matrix_alpha
 from optax_alphadecay.spectra.powerlaw import Fit, fix_finger, goodness_of_fit, median
+from optax_alphadecay.steady_state import (
+    effective_learning_rate,
+    finite_step_norm,
+    sign_steady_state_norm,
+    steady_state_norm,
+)
 from optax_alphadecay.transform import AlphaDecayState, alphadecay
 from optax_alphadecay.upgrade import AlphaDecayStateV1, state_v1, upgrade_state
 
@@ -35,14 +54,23 @@ __all__ = [
     "Fit",
     "Metric",
     "ModuleRow",
+    "NormBall",
+    "ScionState",
     "adadecay",
     "adam",
+    "adamc",
     "adamw",
     "alpha_hat",
     "alphadecay",
     "awd",
+    "bias_ball",
     "block_matrices",
+    "column_ball",
+    "convolution_ball",
+    "corrected",
+    "effective_learning_rate",
     "eigenvalues",
+    "finite_step_norm",
     "fix_finger",
     "format_table",
     "frobenius_norm",
@@ -55,15 +83,25 @@ __all__ = [
     "module_table",
     "modulewise_adadecay",
     "pl_alpha_hill",
+    "project_onto_ball",
     "random_matrix_alpha",
+    "row_ball",
     "scalars",
+    "scale_by_scion",
+    "scion",
+    "scion_norms",
+    "scionc",
     "sigmoid",
+    "sign_ball",
+    "sign_steady_state_norm",
     "spectral",
     "spectral_entropy",
     "spectral_norm",
+    "spectral_norm_ball",
     "sqrt",
     "stable_rank",
     "state_v1",
+    "steady_state_norm",
     "stochastic",
     "transformer_block",
     "upgrade_state",

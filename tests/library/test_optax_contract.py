@@ -50,13 +50,27 @@ class Entry(NamedTuple):
 
     def inject(self) -> Any:
         """The transformation with injected hyperparameters; callables that are no schedules have to be static."""
-        return optax.inject_hyperparams(self.factory, self.kwargs.keys() & {"metric", "assign", "mask"})(**self.kwargs)
+        return optax.inject_hyperparams(self.factory, self.kwargs.keys() & {"metric", "assign", "mask", "decay"})(
+            **self.kwargs
+        )
 
 
 def modulewise(factory: Callable[..., Any] = oad.alphadecay, **kwargs: Any) -> Entry:
     rate = {} if "learning_rate" in kwargs else {"weight_decay": 0.1}
     return Entry(factory, {**rate, **kwargs, "refresh_every": 3, "modules": MODULES})
 
+
+BALLS = {
+    "layers/0/down": oad.spectral_norm_ball(),
+    "layers/up": oad.spectral_norm_ball(axes=MuonDimensionNumbers(1, 2)),
+    "table": oad.sign_ball(radius=3.0),
+    "vector": oad.bias_ball(),
+}
+# Not in bfloat16, where programs that round at other places agree to three digits only.
+IN_FLOAT32 = {"norms": BALLS, "dtype": "float32"}
+SHARED_OUT = functools.partial(
+    oad.alphadecay, refresh_every=3, metric=oad.frobenius_norm(), modules=oad.block_matrices(8, stacked=["layers"])
+)
 
 # Metrics share the solver that is the quickest to compile; test_defaults_can_be_injected has the default one.
 REGISTRY = {
@@ -80,6 +94,11 @@ REGISTRY = {
     "sigmoid": modulewise(metric=oad.grad_norm(), assign=oad.sigmoid()),
     "modulewise_adadecay": modulewise(oad.modulewise_adadecay),
     "adadecay": Entry(oad.adadecay, {"weight_decay": 0.1, "mask": MASK}),
+    "adamc": Entry(oad.adamc, {"learning_rate": 0.1, "mask": MASK}),
+    "adamc, ratios": Entry(oad.adamc, {"learning_rate": 0.1, "decay": SHARED_OUT}),
+    "scion": Entry(oad.scion, {"learning_rate": 0.1} | IN_FLOAT32),
+    "scion, ratios": Entry(oad.scion, {"learning_rate": 0.1, "decay": SHARED_OUT} | IN_FLOAT32),
+    "scionc": Entry(oad.scionc, {"learning_rate": 0.1, "weight_decay": 0.1} | IN_FLOAT32),
     "awd": Entry(oad.awd, {"lam_awd": 0.1, "mask": MASK}),
 }
 each = pytest.mark.parametrize("name", REGISTRY)
@@ -199,7 +218,9 @@ def test_injected_rate_can_be_changed(name: str) -> None:
     assert optax.tree.norm(optax.tree.sub(updates, expected(name)[0][1])) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["alphadecay", "adam", "adamw", "awd", "adadecay", "modulewise_adadecay"])
+@pytest.mark.parametrize(
+    "name", ["alphadecay", "adam", "adamw", "adamc", "awd", "adadecay", "modulewise_adadecay", "scion"]
+)
 def test_defaults_can_be_injected(name: str) -> None:
     factory = getattr(oad, name)
     params = {"a": jnp.resize(PARAMS["table"], (50, 50)), "b": jnp.resize(PARAMS["layers/up"], (50, 50))}

@@ -1,0 +1,189 @@
+"""The corrected coefficient against closed forms and recurrences in float64, and the optimizers that take it."""
+# SPDX-License-Identifier: Apache-2.0
+
+import decimal
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_alphadecay as oad
+
+STEPS = 200
+SCHEDULES: dict[str, tuple[optax.Schedule, Callable[[int], float]]] = {
+    "cosine": (optax.cosine_decay_schedule(0.03, STEPS), lambda t: 0.03 * (1 + math.cos(math.pi * t / STEPS)) / 2),
+    "linear": (optax.linear_schedule(0.03, 0.0, STEPS), lambda t: 0.03 * (1 - t / STEPS)),
+    "warm-up": (
+        optax.warmup_cosine_decay_schedule(0.0, 0.03, 50, STEPS),
+        lambda t: 0.03 * (t / 50 if t < 50 else (1 + math.cos(math.pi * (t - 50) / (STEPS - 50))) / 2),
+    ),
+    "tiny": (optax.linear_schedule(3e-12, 0.0, STEPS), lambda t: 3e-12 * (1 - t / STEPS)),
+}
+
+
+def exact_form(rate: float, peak: float, decay: float) -> float:
+    """The published formula as it stands, in 50 digits: in 16, its difference of near numbers loses half of them."""
+    with decimal.localcontext(prec=50):
+        gamma, gamma_0, lam_0 = map(decimal.Decimal, (rate, peak, decay))
+        c = gamma_0 / lam_0 / (2 - gamma_0 * lam_0)
+        return float((1 - (1 - gamma**2 / c).sqrt()) / gamma) if rate > 0 else 0.0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_agrees_with_closed_forms_in_float64(name: str) -> None:
+    schedule, rate = SCHEDULES[name]
+    peak = max(rate(t) for t in range(STEPS))
+    with jax.enable_x64(True):
+        plain, exact = oad.corrected(0.5, schedule), oad.corrected(0.5, schedule, exact=True)
+        counts = jnp.arange(STEPS + 1)
+        found = np.asarray(jax.vmap(plain)(counts)), np.asarray(jax.jit(jax.vmap(exact))(counts))
+    assert found[0].dtype == np.float64
+    np.testing.assert_allclose(found[0], [0.5 * rate(t) / peak for t in range(STEPS + 1)], rtol=1e-12, atol=1e-15)
+    wanted = [exact_form(rate(t), peak, 0.5) for t in range(STEPS + 1)]
+    np.testing.assert_allclose(found[1], wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("rate", [0.0, 1e-12, 3e-4, 0.7, np.float32(0.3), jnp.float32(0.3)])
+def test_constant_learning_rate_leaves_the_decay(rate: Any, exact: bool) -> None:
+    assert oad.corrected(0.1, rate, exact)(5) == 0.1
+
+
+@pytest.mark.parametrize("rate", [1e-12, 3e-4, 0.7])
+def test_constant_schedule_leaves_the_decay(rate: float) -> None:
+    assert oad.corrected(0.1, optax.constant_schedule(rate))(5) == jnp.float32(0.1)
+    np.testing.assert_allclose(oad.corrected(0.1, optax.constant_schedule(rate), exact=True)(5), 0.1, rtol=2e-7)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("schedule", [optax.constant_schedule(0.0), optax.linear_schedule(-0.1, 0.0, 5)])
+def test_no_learning_rate_is_no_decay(schedule: optax.Schedule, exact: bool) -> None:
+    assert [float(oad.corrected(0.1, schedule, exact)(t)) for t in (0, 3, 10)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_zero_decay_is_zero(exact: bool) -> None:
+    assert oad.corrected(0.0, SCHEDULES["cosine"][0], exact)(7) == 0
+
+
+def test_peak_can_be_given() -> None:
+    schedule = optax.linear_schedule(0.0, 1.0, 2**22)
+    np.testing.assert_allclose(oad.corrected(0.1, schedule, peak=1.0)(2**21), 0.05, rtol=1e-6)
+    np.testing.assert_allclose(oad.corrected(0.1, jnp.float32(0.25), peak=1.0)(0), 0.025, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight_decay": -0.1}, "weight_decay must be finite and at least 0, got -0.1"),
+        ({"weight_decay": optax.constant_schedule(0.1)}, "weight_decay must be a scalar"),
+        ({"learning_rate": math.nan}, "learning_rate must be finite"),
+        ({"learning_rate": optax.constant_schedule(math.nan)}, "learning_rate is nan"),
+        ({"learning_rate": optax.linear_schedule(0, 1, 2**22)}, "still rises after 1048576 updates"),
+        ({"peak": 0.0}, "peak must be finite and positive"),
+        ({"peak": 3.0, "weight_decay": 0.5, "exact": True}, r"at most 1, got 3.0 \* 0.5"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        oad.corrected(**{"weight_decay": 0.1, "learning_rate": optax.constant_schedule(0.1)} | arguments)
+
+
+def largest_drift(coefficient: Callable[[Any], Any], rates: Any, momentum: float) -> float:
+    """How far the root of ``E||w||^2`` goes from its start, relative to it, in float64.
+
+    From the steady state of the first rate, with updates of norm 1 whose correlations are ``(1 - momentum)^k``.
+    """
+    decays = np.asarray(jax.vmap(coefficient)(jnp.arange(len(rates))))
+    kept = 1 - momentum
+    q = 1 - rates[0] * decays[0]
+    square = start = rates[0] ** 2 / (1 - q**2) * (1 + q * kept) / (1 - q * kept)
+    cross = -kept * rates[0] / (1 - q * kept)
+    drifts = []
+    for rate, decay in zip(rates, decays, strict=True):
+        q = 1 - rate * decay
+        square, cross = q**2 * square - 2 * q * rate * cross + rate**2, kept * (q * cross - rate)
+        drifts.append(math.sqrt(square / start) - 1)
+    return max(drifts, key=abs)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "plain", "exact"),
+    [(1.0, -3.98e-4, 0.0), (0.5, 9.35e-4, 1.33e-3), (0.1, 9.03e-3, 9.43e-3), (0.05, 1.89e-2, 1.93e-2)],
+)
+def test_drift_of_the_weight_norm(momentum: float, plain: float, exact: float) -> None:
+    """At ``peak * weight_decay`` of 2e-3, over a cosine of 20 of its time constants; the numbers are in the docs."""
+    with jax.enable_x64(True):
+        schedule = optax.cosine_decay_schedule(0.1, 10_000)
+        rates = np.asarray(jax.vmap(schedule)(jnp.arange(10_000)))
+        drift = functools.partial(largest_drift, rates=rates, momentum=momentum)
+        np.testing.assert_allclose(drift(oad.corrected(0.02, schedule)), plain, rtol=5e-3)
+        np.testing.assert_allclose(drift(oad.corrected(0.02, schedule, exact=True)), exact, rtol=5e-3, atol=1e-12)
+        assert drift(lambda count: 0.02) < -0.5
+
+
+PARAMS = {"block": {"up": jnp.full((4, 6), 0.5), "norm": jnp.ones(6)}, "lm_head": {"kernel": jnp.ones((6, 5))}}
+ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
+
+
+def shrinkage(optimizer: optax.GradientTransformation, steps: int = 3) -> Any:
+    """By what share of itself each leaf shrinks at each of the first updates, with gradients of zero."""
+    params, state, shares = PARAMS, optimizer.init(PARAMS), []
+    for _ in range(steps):
+        updates, state = optimizer.update(ZEROS, state, params)
+        shares.append(jax.tree.map(lambda u, p: -float((u / p).mean()), updates, params))
+    return jax.tree.map(lambda *leaves: leaves, *shares)
+
+
+@pytest.mark.parametrize("correct", [None, True, {"block": True, "lm_head": False}])
+def test_adamc_corrects_hidden_layers(correct: Any) -> None:
+    schedule = optax.linear_schedule(0.1, 0.0, 4)
+    shares = shrinkage(oad.adamc(schedule, weight_decay=0.5, correct=correct))
+    corrected, plain = (tuple(0.1 * 0.5 * (1 - t / 4) ** power for t in range(3)) for power in (2, 1))
+    np.testing.assert_allclose(shares["block"]["up"], corrected, rtol=1e-6)
+    np.testing.assert_allclose(shares["block"]["norm"], corrected, rtol=1e-6)
+    np.testing.assert_allclose(shares["lm_head"]["kernel"], corrected if correct is True else plain, rtol=1e-6)
+
+
+def test_adamc_decays_what_the_mask_says() -> None:
+    shares = shrinkage(oad.adamc(0.1, weight_decay=0.5, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)))
+    assert shares["block"]["norm"] == (0, 0, 0)
+    np.testing.assert_allclose(shares["block"]["up"], 0.05, rtol=1e-6)
+
+
+def test_constant_rate_makes_adamc_adamw() -> None:
+    gradients = jax.tree.map(jnp.cos, PARAMS)
+    ours, theirs = oad.adamc(0.1, weight_decay=0.5), optax.adamw(0.1, weight_decay=0.5)
+    found, _ = ours.update(gradients, ours.init(PARAMS), PARAMS)
+    wanted, _ = theirs.update(gradients, theirs.init(PARAMS), PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_ratios_multiply_the_corrected_coefficient() -> None:
+    tripled = functools.partial(
+        oad.alphadecay, modules=oad.block_matrices(4), metric=oad.frobenius_norm(), assign=lambda scores: 3 + 0 * scores
+    )
+    shares = shrinkage(oad.adamc(optax.linear_schedule(0.1, 0.0, 4), weight_decay=0.5, decay=tripled))
+    wanted = np.array([0.1 * 0.5 * (1 - t / 4) ** 2 for t in range(3)])
+    np.testing.assert_allclose(shares["block"]["up"], 3 * wanted, rtol=1e-6)
+    np.testing.assert_allclose(shares["block"]["norm"], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decayed", [oad.alphadecay, oad.adadecay, optax.add_decayed_weights])
+def test_goes_wherever_a_weight_decay_goes(decayed: Any) -> None:
+    schedule = optax.linear_schedule(1.0, 0.0, 4)
+    shares = shrinkage(optax.chain(decayed(oad.corrected(0.5, schedule)), optax.scale(-1.0)))
+    np.testing.assert_allclose(shares["block"]["up"], [0.5, 0.375, 0.25], rtol=1e-6)
+
+
+def test_injected_learning_rate_is_corrected_where_the_peak_is_given() -> None:
+    schedule = optax.linear_schedule(0.1, 0.0, 4)
+    injected = optax.inject_hyperparams(oad.adamc, static_args=("decay", "correct", "mask"))
+    shares = shrinkage(injected(schedule, weight_decay=0.5, peak=0.1))
+    np.testing.assert_allclose(shares["block"]["up"], [0.05, 0.05 * 0.75**2, 0.05 * 0.25], rtol=1e-6)
