@@ -80,6 +80,15 @@ class AdaDecayPerParameter(_Decay):
 
 
 @dataclasses.dataclass(frozen=True)
+class ByType(_Decay):
+    """A fixed ratio for each type of module: a control for methods that measure."""
+
+    method: ClassVar[str] = "by_type"
+    ratios: tuple[tuple[str, float], ...] = ()
+    """Types of modules, such as `q_proj`, and their ratios; all else keeps the base rate."""
+
+
+@dataclasses.dataclass(frozen=True)
 class AlphaDecay(_Decay):
     """A ratio per module, by its spectrum."""
 
@@ -126,9 +135,9 @@ class AlphaDecay(_Decay):
 
 _DEFAULTS: dict[str, Any] = {"scale_range": _RANGE, "reverse": False, "unit_mean": False, "fit": "median"}
 
-Method = NoDecay | Uniform | Awd | AdaDecay | AdaDecayPerParameter | AlphaDecay
+Method = NoDecay | Uniform | Awd | AdaDecay | AdaDecayPerParameter | ByType | AlphaDecay
 METHODS: dict[str, type[Method]] = {
-    method.method: method for method in (NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, AlphaDecay)
+    method.method: method for method in (NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, ByType, AlphaDecay)
 }
 """Every method by its name, the value of `--optimizer.method`."""
 

@@ -179,7 +179,16 @@ def _options(config: Any, plain: Any, prefix: str) -> Iterator[str]:
             yield option if value else f"{prefix}no-{field.name.replace('_', '-')}"
         elif value != before:
             yield option
-            yield from map(str, value if isinstance(value, tuple) else (value,))
+            yield from _words(value)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """A value as words of a command line; tuples, nested ones too, are one word after the other."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _words(part)
+    else:
+        yield str(value)
 
 
 def _positive(word: str) -> int:

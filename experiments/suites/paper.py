@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from experiments.config import Config, RunConfig
 from experiments.suites.identity import name_of
+from experiments.suites.questions import Question
+from experiments.suites.questions.catalogue import QUESTIONS
 from experiments.suites.results import Result
-from experiments.suites.scales import Scale, base_config, base_vision_config, with_optimizer
+from experiments.suites.scales import SCALES, Scale, base_config, base_vision_config, with_optimizer
 from experiments.vision_config import VisionConfig
 
 METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaDecay", "alphadecay": "AlphaDecay"}
@@ -234,6 +236,33 @@ SUITES: dict[str, Suite] = {
     "tuned-adam": Suite("Adam: the best of sweep-adam for each method, over seeds.", _tuned("adam")),
     "tuned-adamw": Suite("AdamW: the best of sweep-adamw for each method, over seeds.", _tuned("adamw")),
 }  # fmt: skip
+
+
+def _asked(question: Question) -> Callable[..., Iterator[PlannedRun]]:
+    """The test runs of a question, at its own scale."""
+
+    def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
+        if scale is SCALES[question.scale]:
+            yield from (PlannedRun({"arm": arm}, config) for arm, config in question.test_runs())
+
+    return runs
+
+
+def _tuning(question: Question) -> Callable[..., Iterator[PlannedRun]]:
+    """The runs that a question's settings were chosen on."""
+
+    def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
+        if scale is SCALES[question.scale]:
+            for arm, tried, config in question.tuning_runs():
+                words = {name.replace("_", " "): value for name, value in tried.items()}
+                yield PlannedRun({"arm": arm, **words}, config)
+
+    return runs
+
+
+for _name, _question in QUESTIONS.items():
+    SUITES[f"{_name}-tuning"] = Suite(f"{_question.title}: what its settings were chosen on.", _tuning(_question))
+    SUITES[_name] = Suite(f"{_question.title}: {_question.hypothesis}", _asked(_question))
 
 
 def runs_of(name: str, scale: Scale, found: Mapping[str, Result], options: Sequence[str] = ()) -> list[PlannedRun]:

@@ -1,7 +1,7 @@
 """From the optimizer's settings to an optax chain: one line a method."""
 # SPDX-License-Identifier: Apache-2.0
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import optax_alphadecay as oad
-from experiments.methods import AdaDecay, AdaDecayPerParameter, AlphaDecay, Awd, Method, NoDecay, Uniform
+from experiments.methods import AdaDecay, AdaDecayPerParameter, AlphaDecay, Awd, ByType, Method, NoDecay, Uniform
 
 MODULES = oad.block_matrices(stacked=("layers",))
 """The matrices of the transformer blocks; the leaves under `layers` are stacked over the blocks."""
@@ -71,6 +71,7 @@ def make_decay(config: Method) -> optax.GradientTransformation:
     | awd | one for all weights, each step: running mean of `100 * eta * norm(gradients) / norm(weights)` |
     | adadecay | eta times a ratio per module, from its gradient's norm, at each refresh; elsewhere eta |
     | adadecay_per_parameter | eta times a ratio per weight, from its gradient's size, each step |
+    | by_type | eta times a fixed ratio per type of module; elsewhere eta |
     | alphadecay | eta times a ratio per module, from its spectrum, at each refresh; elsewhere eta |
 
     Args:
@@ -90,6 +91,7 @@ _DECAYS: dict[type[Method], Callable[[Any], optax.GradientTransformation]] = {
         config.weight_decay, refresh_every=config.refresh_every, modules=MODULES
     ),
     AdaDecayPerParameter: lambda config: oad.adadecay(config.weight_decay),
+    ByType: lambda config: decay_by_type(config.weight_decay, dict(config.ratios)),
     AlphaDecay: lambda config: oad.alphadecay(
         config.weight_decay,
         refresh_every=config.refresh_every,
@@ -99,6 +101,36 @@ _DECAYS: dict[type[Method], Callable[[Any], optax.GradientTransformation]] = {
     ),
 }
 """How each method's decay is built. A new method is a dataclass in `methods.py` and a line here."""
+
+
+def decay_by_type(rate: float, ratios: Mapping[str, float]) -> optax.GradientTransformation:
+    """Builds a decay with a fixed ratio for each type of module.
+
+    Args:
+        rate: The base rate.
+        ratios: By the name of the layer that a kernel of a block belongs to, such as `q_proj`; all else has ratio 1.
+
+    Raises:
+        ValueError: When it is first used, if a name is no layer of the blocks.
+    """
+
+    def add(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        seen: set[str] = set()
+
+        def add_to_leaf(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
+            names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+            is_module = names[0] == "layers" and names[-1] == "kernel"
+            seen.update(names[-2:-1] if is_module else ())
+            return update + rate * (ratios.get(names[-2], 1.0) if is_module else 1.0) * param
+
+        decayed = jax.tree_util.tree_map_with_path(add_to_leaf, updates, params)
+        if unknown := ratios.keys() - seen:
+            raise ValueError(
+                f"optimizer.ratios names {sorted(unknown)[0]}, but the blocks have {', '.join(sorted(seen))}."
+            )
+        return decayed
+
+    return optax.stateless(add)
 
 
 def make_metric(config: AlphaDecay) -> oad.Metric:

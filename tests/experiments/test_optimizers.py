@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 
 import optax_alphadecay as oad
-from experiments.methods import METHODS, AlphaDecay, Method, NoDecay, Uniform, with_settings
+from experiments.methods import METHODS, AlphaDecay, ByType, Method, NoDecay, Uniform, with_settings
 from experiments.presets import PRESETS
 from experiments.training.optimizers import (
     MODULES,
@@ -225,6 +225,17 @@ def test_every_choice_is_used(field: str, choice: str, params: dict[str, Any]) -
         assert ratios[0] + ratios[2] == pytest.approx(2, rel=1e-5)
     else:
         assert (ratios.min(), ratios.max()) == pytest.approx(BASE.scale_range, rel=1e-5)
+
+
+def test_by_type_gives_each_type_its_ratio_and_all_else_the_base_rate(params: dict[str, Any]) -> None:
+    config = ByType(learning_rate=0.01, weight_decay=10.0, ratios=(("q_proj", 0.5), ("up_proj", 2.0)))
+    found = rates(config, params, jax.tree.map(jnp.zeros_like, params))
+    for name, leaf in found.items():
+        expected = 0.5 if "q_proj" in name else 2.0 if "up_proj" in name else 1.0
+        np.testing.assert_allclose(leaf, expected, rtol=1e-4)
+    wrong = dataclasses.replace(config, ratios=(("query", 0.5),))
+    with pytest.raises(ValueError, match=r"optimizer\.ratios names query, but the blocks have q_proj, up_proj\."):
+        rates(wrong, params, jax.tree.map(jnp.zeros_like, params))
 
 
 def test_presets_build() -> None:
