@@ -9,7 +9,8 @@ from experiments.presets import PRESETS
 from experiments.report import published, tables
 from experiments.report.data import REPORTED, Book, read_results
 from experiments.report.figures import save
-from experiments.report.sections import SECTIONS, Section
+from experiments.report.parts import Section
+from experiments.report.sections import SECTIONS
 from experiments.report.statistics import SIGNIFICANCE
 from experiments.report.text import DATA_SETS, NOT_MADE, command, regime, table
 from experiments.suites.paper import SUITES

@@ -4,13 +4,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report import figures, tables
+from experiments.report import figures, questions, tables
 from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio, training_seconds
+from experiments.report.parts import Part, Section
 from experiments.report.published import refresh_seconds
 from experiments.report.statistics import ACCURACY, PERPLEXITY, Cell, Measure, best_of, compare_cells
 from experiments.report.text import LEGEND, number, outcome, settings, with_labels
@@ -45,30 +46,6 @@ SWEEP = (
 )
 MOST_NOTES = 8
 """Incomplete settings are named up to this number, and counted beyond."""
-
-
-class Part(NamedTuple):
-    """What a table or figure shows at one scale."""
-
-    line: str
-    """In a line of Markdown."""
-    table: str = ""
-    draw: Callable[[], Figure] | None = None
-
-
-class Section(NamedTuple):
-    """A table or figure of the report."""
-
-    heading: str
-    about: str
-    """How to read it."""
-    suite: str
-    """Its runs; what was made of them decides at which scales it is shown."""
-    part: Callable[[Book, str], Part]
-    tuned: tuple[str, ...] = ()
-    """Suites that its last column is made by, in the order to make them."""
-    after: Callable[[], str] | None = None
-    """Markdown that is no matter of scale."""
 
 
 def _by_decay(suite: str, tuned: str = "", measure: Measure = PERPLEXITY) -> Callable[[Book, str], Part]:
@@ -243,6 +220,7 @@ def _missing(cells: Sequence[Cell]) -> str:
 
 
 SECTIONS = (
+    *questions.sections(),
     Section("Table 2: five methods at three decays, Adam", f"Validation perplexity. {LEGEND} {P_LEGEND}", "table-2",
             _by_decay("table-2", "tuned-adam"), tuned=("sweep-adam", "tuned-adam")),
     Section("Table 3: five methods at three decays, AdamW", f"Validation perplexity. {LEGEND} {P_LEGEND}", "table-3",

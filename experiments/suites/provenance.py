@@ -22,15 +22,42 @@ def commit(root: pathlib.Path = ROOT) -> str:
     Args:
         root: Folder of the project.
     """
-
-    def git(*words: str) -> str:
-        return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_CODE)
+        return _git(root, "rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def last_change(path: pathlib.Path) -> str | None:
+    """The commit that a file was last changed in; None outside a repository.
+
+    Raises:
+        ValueError: If the file has changes that are not committed, or is not committed at all.
+    """
+    try:
+        changed = _git(path.parent, "status", "--porcelain", "--", path.name)
+        commit = _git(path.parent, "log", "-1", "--format=%H", "--", path.name)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if changed or not commit:
+        raise ValueError(
+            f"{path.name} has changes that are not committed: commit them before runs are made or reported."
+        )
+    return commit
+
+
+def is_ancestor(earlier: str, later: str, root: pathlib.Path = ROOT) -> bool:
+    """Whether a commit is another one, or comes before it; not if one is unknown here."""
+    try:
+        _git(root, "merge-base", "--is-ancestor", earlier, later)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+def _git(folder: pathlib.Path, *words: str) -> str:
+    return subprocess.run(("git", *words), cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def versions() -> dict[str, str]:

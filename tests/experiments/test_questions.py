@@ -3,9 +3,14 @@
 
 import dataclasses
 import itertools
+import pathlib
+import subprocess
 
 import pytest
 
+from experiments.report.questions import check_asked_before, contrasts
+from experiments.report.statistics import Cell
+from experiments.suites import provenance
 from experiments.suites.identity import name_of
 from experiments.suites.paper import SUITES
 from experiments.suites.questions import Arm, Question
@@ -81,3 +86,57 @@ def test_every_question_has_a_file_a_suite_and_no_optimum_on_an_edge(name: str) 
     assert {name, f"{name}-tuning"} <= SUITES.keys()
     assert QUESTIONS[name].on_edge() == []
     assert QUESTIONS[name].power >= 0.8
+
+
+def cell(arm: str, *values: float, commit: str = "0" * 40) -> Cell:
+    results = {seed: outcome(final={"loss": value}, commit=commit) for seed, value in enumerate(values)}
+    return Cell({"arm": arm}, {seed: f"{arm}-{seed}" for seed in results}, results)
+
+
+def test_the_primary_contrast_is_not_corrected_and_the_others_are() -> None:
+    arms = {**ASKED.arms, "third": ASKED.arms["reversed"], "unmade": ASKED.arms["reversed"]}
+    secondary = (("tuned", "third"), ("tuned", "unmade"))
+    asked = dataclasses.replace(ASKED, arms=arms, secondary=secondary)
+    cells = [
+        cell("tuned", 1.0, 1.1, 1.3),
+        cell("reversed", 1.1, 1.3, 1.35),
+        cell("third", 1.2, 1.3, 1.6),
+        cell("unmade"),
+    ]
+    primary, third, unmade = contrasts(asked, [*made, cell("unmade")])
+    assert primary.found is not None and primary.p == primary.found.p
+    assert third.found is not None and third.p == pytest.approx(2 * third.found.p)
+    assert unmade.found is None
+
+
+def committed(folder: pathlib.Path, text: str) -> str:
+    (folder / "asked.py").write_text(text)
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (("add", "."), (*author, "commit", "-qm", "a", "--allow-empty")):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return provenance.commit(folder)
+
+
+def test_a_question_younger_than_its_runs_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.report.questions.file_of", lambda name: tmp_path / "asked.py")
+    is_ancestor = provenance.is_ancestor
+    monkeypatch.setattr(provenance, "is_ancestor", lambda a, b: is_ancestor(a, b, tmp_path))
+    (tmp_path / "asked.py").write_text("")
+    assert "cannot be told outside of a repository" in check_asked_before("asked", [cell("tuned", 1.0)])
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    before = committed(tmp_path, "a question")
+    asked = committed(tmp_path, "a better question")
+    (tmp_path / "code.py").write_text("")
+    after = committed(tmp_path, "a better question")
+    assert check_asked_before("asked", [cell("tuned")]) == "No run was made yet."
+    told = check_asked_before(
+        "asked", [cell("tuned", 1.0, commit=asked), cell("reversed", 1.0, commit=f"{after}+changes")]
+    )
+    assert told.startswith(f"Asked in {asked[:7]}, before its runs at ")
+    with pytest.raises(
+        ValueError, match=rf"asked\.py was last changed in {asked[:7]}, which is not before .*{before[:7]}"
+    ):
+        check_asked_before("asked", [cell("tuned", 1.0, commit=before)])
+    (tmp_path / "asked.py").write_text("changed after the fact")
+    with pytest.raises(ValueError, match=r"asked\.py has changes that are not committed"):
+        check_asked_before("asked", [cell("tuned", 1.0, commit=after)])
