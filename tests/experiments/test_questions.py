@@ -103,7 +103,7 @@ def test_the_primary_contrast_is_not_corrected_and_the_others_are() -> None:
         cell("third", 1.2, 1.3, 1.6),
         cell("unmade"),
     ]
-    primary, third, unmade = contrasts(asked, [*made, cell("unmade")])
+    primary, third, unmade = contrasts(asked, cells)
     assert primary.found is not None and primary.p == primary.found.p
     assert third.found is not None and third.p == pytest.approx(2 * third.found.p)
     assert unmade.found is None
