@@ -113,7 +113,7 @@ def sign_steady_state_norm(
     Example:
       >>> import optax_alphadecay as oad
       >>> print(f"{oad.sign_steady_state_norm(1e-2, 0.2, momentum=0.1):.3f}")
-      0.576
+      0.571
 
     References:
       Van Vleck and Middleton, `The spectrum of clipped noise <https://doi.org/10.1109/PROC.1966.4567>`_, 1966.
