@@ -1,11 +1,17 @@
 """AlphaDecay for Optax: a module's score becomes its share of the weight decay."""
 # SPDX-License-Identifier: Apache-2.0
 
-from optax_alphadecay.adamc import adamc
 from optax_alphadecay.aliases import adam, adamw, with_gradients
 from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt, transformer_block
 from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
-from optax_alphadecay.corrected import corrected
+from optax_alphadecay.correction.adamc import adamc
+from optax_alphadecay.correction.corrected import corrected
+from optax_alphadecay.correction.steady_state import (
+    effective_learning_rate,
+    finite_step_norm,
+    sign_steady_state_norm,
+    steady_state_norm,
+)
 from optax_alphadecay.metrics import (
     Metric,
     alpha_hat,
@@ -34,12 +40,6 @@ from optax_alphadecay.spectra.eigenvalues import eigenvalues
 from optax_alphadecay.spectra.lanczos import stochastic
 from optax_alphadecay.spectra.marchenko_pastur import marchenko_pastur_edges, random_matrix_alpha
 from optax_alphadecay.spectra.powerlaw import Fit, fix_finger, goodness_of_fit, median
-from optax_alphadecay.steady_state import (
-    effective_learning_rate,
-    finite_step_norm,
-    sign_steady_state_norm,
-    steady_state_norm,
-)
 from optax_alphadecay.transform import AlphaDecayState, alphadecay
 from optax_alphadecay.upgrade import AlphaDecayStateV1, state_v1, upgrade_state
 

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from optax_alphadecay.aliases import with_gradients
-from optax_alphadecay.corrected import DecayFactory, corrected, partly_corrected
+from optax_alphadecay.correction.corrected import DecayFactory, corrected, partly_corrected
 from optax_alphadecay.decay import Mask, ScalarOrSchedule, check_nonnegative, check_positive
 from optax_alphadecay.distribution import check_mesh
 from optax_alphadecay.modules import PyTree

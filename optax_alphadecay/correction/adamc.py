@@ -5,7 +5,7 @@ import jax
 import optax
 
 from optax_alphadecay.aliases import with_gradients
-from optax_alphadecay.corrected import DecayFactory, corrected, not_output_layer, partly_corrected
+from optax_alphadecay.correction.corrected import DecayFactory, corrected, not_output_layer, partly_corrected
 from optax_alphadecay.decay import Mask, ScalarOrSchedule
 
 
