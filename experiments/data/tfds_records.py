@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from experiments.data.missing import what_is_there
+
 
 class Records:
     """The records of a split, by random access. One that cannot be read is an error that names its file."""
@@ -76,15 +78,16 @@ def open_records(
         ValueError: It lacks a feature.
     """
     directory = directory.absolute()
-    missing = f"no {split} split of {name}, as array_record, in {directory}: {advice}"
+    missing = f"no {split} split of {name}, as array_record, in {directory}"
     try:
         builder = tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError as error:
-        raise FileNotFoundError(missing) from error
+        raise FileNotFoundError(f"{missing}; {what_is_there(directory, name)}. {advice}") from error
     # A data set that TFDS knows how to build is found, whether it was built or not.
-    is_there = builder.is_prepared() and split in builder.info.splits
-    if not is_there or tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
-        raise FileNotFoundError(missing)
+    if not builder.is_prepared() or tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
+        raise FileNotFoundError(f"{missing}; {what_is_there(directory, name)}. {advice}")
+    if split not in builder.info.splits:
+        raise FileNotFoundError(f"{missing}; it has {', '.join(builder.info.splits)}. {advice}")
     source = builder.as_data_source(split, decoders=decoders)
     for feature in features:
         if feature not in source.dataset_info.features:

@@ -164,7 +164,8 @@ def test_every_photograph_becomes_rgb(mode: str, imagenet: ImageConfig, tmp_path
 def test_missing_and_foreign_data(imagenet: ImageConfig, tmp_path: pathlib.Path) -> None:
     absent = dataclasses.replace(imagenet, dir=tmp_path)
     advice = "`tfds build imagenet2012 --file_format=array_record` makes ImageNet.*--data.dir and --data.name"
-    missing = f"no train split of imagenet2012:5.1.0, as array_record, in {re.escape(str(tmp_path))}: {advice}"
+    there = f"in {re.escape(str(tmp_path))}; that folder has no data set"
+    missing = f"no train split of imagenet2012:5.1.0, as array_record, {there}. {advice}"
     with pytest.raises(FileNotFoundError, match=missing):
         images.train_iterator(absent, batch_size=4, seed=0)
     copy = dataclasses.replace(imagenet, dir=tmp_path / "copy")

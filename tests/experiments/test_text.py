@@ -244,15 +244,28 @@ def advice(directory: pathlib.Path) -> str:
 def test_missing_data(config: DataConfig, tmp_path: pathlib.Path, name: str) -> None:
     shutil.copytree(config.dir / "c4/en/3.1.0", tmp_path / "c4/en/9.9.9")
     absent = dataclasses.replace(config, dir=tmp_path, name=name)
-    with pytest.raises(FileNotFoundError, match=f"no train split of {name}.*{advice(tmp_path)}"):
+    there = r"; there is c4/en:9\.9\.9 \(array_record\)\."
+    with pytest.raises(FileNotFoundError, match=f"no train split of {name}.*{there}.*{advice(pathlib.Path())}"):
         text.train_iterator(absent, batch_size=4, seed=0)
+
+
+def test_folder_that_is_not_quite_the_right_one(config: DataConfig, tmp_path: pathlib.Path) -> None:
+    for wrong in (config.dir / "c4", config.dir / "c4/en", config.dir / "c4/en/3.1.0", config.dir.parent):
+        with pytest.raises(FileNotFoundError, match=f"; it is in {config.dir}: pass that folder"):
+            text.open_split(dataclasses.replace(config, dir=wrong), "train")
+    with pytest.raises(FileNotFoundError, match="; there is no such folder"):
+        text.open_split(dataclasses.replace(config, dir=tmp_path / "none"), "train")
+    with pytest.raises(FileNotFoundError, match="; that folder has no data set"):
+        text.open_split(dataclasses.replace(config, dir=tmp_path), "train")
 
 
 def test_tfrecord_is_refused(config: DataConfig, tmp_path: pathlib.Path) -> None:
     shutil.copytree(config.dir, tmp_path, dirs_exist_ok=True)
     info = tmp_path / "c4/en/3.1.0/dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(FileNotFoundError, match=f"as array_record.*{advice(tmp_path)}"):
+    convert = f"--dataset_version_dir={tmp_path}/c4/en/3.1.0 --out_file_format=array_record"
+    needed = "pip install tensorflow apache-beam mlcroissant"
+    with pytest.raises(FileNotFoundError, match=f"it is there as tfrecord: .*{convert}.*{needed}"):
         text.open_split(dataclasses.replace(config, dir=tmp_path), "train")
 
 
@@ -287,7 +300,7 @@ def test_foreign_data(config: DataConfig, tmp_path: pathlib.Path) -> None:
     foreign = dataclasses.replace(config, dir=tmp_path, name="numbers:1.0.0")
     with pytest.raises(ValueError, match=f"no feature `text` but number, parity.*{advice(pathlib.Path())}"):
         text.open_split(foreign, "train")
-    with pytest.raises(FileNotFoundError, match=r"no validation split of numbers:1\.0\.0"):
+    with pytest.raises(FileNotFoundError, match=r"no validation split of numbers:1\.0\.0.*; it has train\."):
         text.open_split(foreign, "validation")
 
 
