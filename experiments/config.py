@@ -99,6 +99,8 @@ class RunConfig:
     """Seeds the weights and the order of the data."""
     log_every: int = 10
     """Steps between two lines in metrics.jsonl and TensorBoard."""
+    norms_every: int = 0
+    """Steps between two measurements of the norms of every module's weights, gradient and update; 0: none."""
     eval_every: int = 1_000
     """Steps between two validations; the last step is always validated."""
     checkpoint_every: int = 1_000
@@ -128,11 +130,13 @@ def check(config: RunConfig) -> None:
     """Checks what the types do not say.
 
     Raises:
-        ValueError: If a count is not positive, the batch cannot be cut into equal pieces, or wandb is missing.
+        ValueError: If a count is too small, the batch cannot be cut into equal pieces, or wandb is missing.
     """
     for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "checkpoint_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)} must be at least 1.")
+    if config.norms_every < 0:
+        raise ValueError(f"norms_every={config.norms_every} must be at least 0, which measures no norms.")
     if config.batch_size % config.accumulate:
         raise ValueError(
             f"batch_size={config.batch_size} cannot be cut into accumulate={config.accumulate} equal pieces: "

@@ -4,15 +4,16 @@
 import dataclasses
 from typing import Any, ClassVar, Literal
 
-Coupling = Literal["adam", "adamw"]
+Coupling = Literal["adam", "adamw", "decoupled"]
+"""How a decay enters: through Adam's moments, behind them, or behind moments that are not Adam's."""
 Range = tuple[float, float]
 
 _RANGE: Range = (2 / 3, 3.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamConfig:
-    """What all methods share: Adam, its learning rate, and clipping."""
+class ScheduleConfig:
+    """What all methods share: the learning rate, and clipping."""
 
     learning_rate: float = 1e-3
     """Peak of the cosine schedule."""
@@ -22,6 +23,12 @@ class AdamConfig:
     """Learning rate at the last step, as a share of the peak."""
     clip_norm: float = 1.0
     """Global gradient norm is clipped to this; 0 turns clipping off."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamConfig(ScheduleConfig):
+    """Adam."""
+
     b1: float = 0.9
     """Decay of Adam's first moment."""
     b2: float = 0.999
@@ -45,7 +52,7 @@ class _Decay(AdamConfig):
 
     weight_decay: float = 1e-5
     """The base rate eta."""
-    coupling: Coupling = "adam"
+    coupling: Literal["adam", "adamw"] = "adam"
     """adam: decay enters the moments (the paper's Adam). adamw: decay is applied to the weights."""
 
 
@@ -117,12 +124,15 @@ class AlphaDecay(_Decay):
     """Give the lowest scores the highest ratios: a control, of the linear assignment."""
     unit_mean: bool = False
     """Divide the ratios by their mean, so that the modules' decays average the base rate; of the linear assignment."""
+    corrected: bool = False
+    """Let the base rate follow the learning rate, except the output layer's, as in AdamC; of the coupling adamw."""
 
     def __post_init__(self) -> None:
         """Refuses settings that the chosen metric or assignment would ignore."""
         of_choice = {
             "assign": ("linear", ("scale_range", "reverse", "unit_mean")),
             "metric": ("pl_alpha_hill", ("fit",)),
+            "coupling": ("adamw", ("corrected",)),
         }
         for chooser, (choice, names) in of_choice.items():
             ignored = [name for name in names if getattr(self, name) != _DEFAULTS[name]]
@@ -133,12 +143,59 @@ class AlphaDecay(_Decay):
                 )
 
 
-_DEFAULTS: dict[str, Any] = {"scale_range": _RANGE, "reverse": False, "unit_mean": False, "fit": "median"}
-
-Method = NoDecay | Uniform | Awd | AdaDecay | AdaDecayPerParameter | ByType | AlphaDecay
-METHODS: dict[str, type[Method]] = {
-    method.method: method for method in (NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, ByType, AlphaDecay)
+_DEFAULTS: dict[str, Any] = {
+    "scale_range": _RANGE,
+    "reverse": False,
+    "unit_mean": False,
+    "fit": "median",
+    "corrected": False,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamC(AdamConfig):
+    """AdamW with one coefficient of decay for every weight that follows the learning rate."""
+
+    method: ClassVar[str] = "adamc"
+    coupling: ClassVar[Coupling] = "adamw"
+    weight_decay: float = 0.1
+    """The coefficient at the peak of the learning rate."""
+    correct_output: bool = False
+    """Correct the output layer too; its coefficient is constant otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scion(ScheduleConfig):
+    """Steps of one length in the norm of each layer, and one constant coefficient of decay for every weight."""
+
+    method: ClassVar[str] = "scion"
+    coupling: ClassVar[Coupling] = "decoupled"
+    weight_decay: float = 1 / 50
+    """The coefficient; the norms' balls have a radius of 1 over it."""
+    momentum: float = 0.1
+    """Share of the newest gradient in the running mean; 1 is no momentum."""
+    output_radius: float = 60.0
+    """Length of the steps of embedding and output layer, in the sign norm, over that of the matrices'."""
+    orthogonalize: Literal["newton_schulz", "polar_express", "svd"] = "polar_express"
+    """How matrices are orthogonalised."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of that."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScionC(Scion):
+    """Scion whose coefficient follows the learning rate for the matrices; `weight_decay` is its peak."""
+
+    method: ClassVar[str] = "scionc"
+
+
+Method = NoDecay | Uniform | Awd | AdaDecay | AdaDecayPerParameter | ByType | AlphaDecay | AdamC | Scion | ScionC
+METHODS: dict[str, type[Method]] = {
+    method.method: method
+    for method in (
+        NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, ByType, AlphaDecay, AdamC, Scion, ScionC,
+    )
+}  # fmt: skip
 """Every method by its name, the value of `--optimizer.method`."""
 
 

@@ -6,6 +6,7 @@ from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt,
 from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
 from optax_alphadecay.correction.adamc import adamc
 from optax_alphadecay.correction.corrected import corrected
+from optax_alphadecay.correction.module_norms import ModuleNorms, module_norms, norm_scalars
 from optax_alphadecay.correction.steady_state import (
     effective_learning_rate,
     finite_step_norm,
@@ -53,6 +54,7 @@ __all__ = [
     "AwdState",
     "Fit",
     "Metric",
+    "ModuleNorms",
     "ModuleRow",
     "NormBall",
     "ScionState",
@@ -80,8 +82,10 @@ __all__ = [
     "log2",
     "marchenko_pastur_edges",
     "median",
+    "module_norms",
     "module_table",
     "modulewise_adadecay",
+    "norm_scalars",
     "pl_alpha_hill",
     "project_onto_ball",
     "random_matrix_alpha",

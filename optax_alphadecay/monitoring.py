@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from optax_alphadecay import modules as modules_lib
+from optax_alphadecay.correction.module_norms import ModuleNorms, norm_scalars
 from optax_alphadecay.decay import Mask
 from optax_alphadecay.modules import ModuleRule
 from optax_alphadecay.transform import AlphaDecayState
@@ -106,6 +107,7 @@ def scalars(
     modules: ModuleRule = None,
     mask: Mask = None,
     prefix: str = "alphadecay",
+    norms: ModuleNorms | None = None,
 ) -> dict[str, float]:
     """Flatten scores and ratios to a dictionary for TensorBoard, Weights & Biases and their like.
 
@@ -115,10 +117,11 @@ def scalars(
       modules: as it was given to :func:`alphadecay`.
       mask: as it was given to :func:`alphadecay`.
       prefix: first part of every key.
+      norms: what :func:`module_norms` gives for the same modules.
 
     Returns:
       ``{prefix}/score/{module}`` and ``{prefix}/ratio/{module}`` for every module, and ``{prefix}/rejected``. A score
-      is NaN until the module has had a good one.
+      is NaN until the module has had a good one. With ``norms``, the scalars of :func:`norm_scalars` too.
 
     Raises:
       ValueError: as :func:`module_table`.
@@ -128,6 +131,7 @@ def scalars(
         **{f"{prefix}/score/{row.name}": row.score for row in rows},
         **{f"{prefix}/ratio/{row.name}": row.ratio for row in rows},
         f"{prefix}/rejected": float(_own_state(state).rejected),
+        **({} if norms is None else norm_scalars(norms, params, modules=modules, mask=mask)),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.stats
 
 from experiments.suites.identity import name_of
-from experiments.suites.paper import Labels, PlannedRun
+from experiments.suites.plan import Labels, PlannedRun
 from experiments.suites.results import Result
 
 SIGNIFICANCE = 0.05

@@ -18,7 +18,8 @@ from experiments.presets import PRESETS
 from experiments.suites import runner, store
 from experiments.suites.cost import Estimate
 from experiments.suites.identity import name_of
-from experiments.suites.paper import SUITES, PlannedRun, runs_of
+from experiments.suites.paper import SUITES, runs_of
+from experiments.suites.plan import PlannedRun
 from experiments.suites.results import Result
 from experiments.suites.scales import SCALES, Scale, with_optimizer
 from experiments.training.progress import duration

@@ -15,7 +15,7 @@ SCHEMA = pathlib.Path(__file__).with_name("schema.json")
 change what a recorded name means; a field that is not in the schema counts from its default in the code."""
 
 _ELSEWHERE = {
-    "": {"workdir", "wandb", "log_every", "checkpoint_every", "mesh", "accumulate"},
+    "": {"workdir", "wandb", "log_every", "norms_every", "checkpoint_every", "mesh", "accumulate"},
     "data": {"dir", "tokenizer"},
     "model": {"remat"},
     "optimizer": {"solver"},

@@ -4,10 +4,12 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.config import Config, RunConfig
+from experiments.suites import correction
 from experiments.suites.identity import name_of
+from experiments.suites.plan import Labels, PlannedRun, Suite
 from experiments.suites.questions import Question
 from experiments.suites.questions.catalogue import QUESTIONS
 from experiments.suites.results import Result
@@ -16,28 +18,6 @@ from experiments.vision_config import VisionConfig
 
 METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaDecay", "alphadecay": "AlphaDecay"}
 """The rows of the paper's tables: `Method.method`, and what the paper calls it."""
-
-
-Labels = Mapping[str, str | float]
-"""Where a run belongs in its table or figure, by the names of the axes."""
-
-
-class PlannedRun(NamedTuple):
-    """One run and where it belongs in its table or figure; several seeds share a cell."""
-
-    labels: Labels
-    config: RunConfig
-
-
-class Suite(NamedTuple):
-    """A table or figure."""
-
-    about: str
-    """What it shows, in a line."""
-    runs: Callable[[Any, Scale, Mapping[str, Result]], Iterable[PlannedRun]]
-    """`(base config, scale, results so far) -> runs`."""
-    vision: bool = False
-    """Whether the runs are a Vision Transformer's."""
 
 
 def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
@@ -260,6 +240,7 @@ def _tuning(question: Question) -> Callable[..., Iterator[PlannedRun]]:
     return runs
 
 
+SUITES |= correction.SUITES
 for _name, _question in QUESTIONS.items():
     SUITES[f"{_name}-tuning"] = Suite(f"{_question.title}: what its settings were chosen on.", _tuning(_question))
     SUITES[_name] = Suite(f"{_question.title}: {_question.hypothesis}", _asked(_question))

@@ -14,6 +14,7 @@ from experiments.training.metrics import read_metrics, series
 MOST_REFRESHES = 200
 """A run with more refreshes keeps an even share of them, its first and its last."""
 
+_CURVES = ("train/", "validation/", "norms/mean/")
 _SCORE, _RATIO = "alphadecay/score/", "alphadecay/ratio/"
 
 
@@ -121,7 +122,7 @@ def measured(workdir: pathlib.Path) -> dict[str, Any]:
         The fields `curve`, `final` and `refreshes` of its result.
     """
     metrics = read_metrics(workdir / "metrics.jsonl")
-    names = sorted({name for line in metrics for name in line if name.split("/")[0] in ("train", "validation")})
+    names = sorted({name for line in metrics for name in line if name.startswith(_CURVES)})
     curve = {}
     for name in names:
         steps, values = series(metrics, name)

@@ -31,7 +31,7 @@ class Batches(Protocol):
         """Moves to where it was."""
 
 
-MAY_CHANGE = ("workdir", "wandb", "log_every", "eval_every", "checkpoint_every", "mesh")
+MAY_CHANGE = ("workdir", "wandb", "log_every", "norms_every", "eval_every", "checkpoint_every", "mesh")
 """Settings that do not touch the weights, the mesh but for rounding: a run may be resumed with others."""
 
 

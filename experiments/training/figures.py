@@ -15,6 +15,7 @@ from experiments.config import Config
 from experiments.methods import AlphaDecay, Method
 from experiments.style import COLOURS, MARKERS, STYLE
 from experiments.training.metrics import series
+from experiments.training.norm_figures import draw_norms, has_norms
 from experiments.training.optimizers import MODULEWISE
 
 
@@ -53,7 +54,8 @@ def draw(config: Config, metrics: list[dict[str, float]], params: Any, baseline:
         baseline: Loss of a unigram model on the validation tokens, in nats.
 
     Returns:
-        The files. Scores over training and the decay of each module are drawn only if the method has modules.
+        The files. Scores over training and the decay of each module are drawn only if the method has modules, norms
+        only if they were measured.
     """
     directory = config.workdir / "figures"
     directory.mkdir(parents=True, exist_ok=True)
@@ -64,6 +66,8 @@ def draw(config: Config, metrics: list[dict[str, float]], params: Any, baseline:
             score = score_name(config.optimizer)
             figures[score] = draw_scores(modules, score)
             figures["decay"] = draw_decay(modules)
+        if has_norms(metrics):
+            figures["norms"] = draw_norms(metrics)
         for name, figure in figures.items():
             figure.savefig(directory / f"{name}.png")
     return [directory / f"{name}.png" for name in figures]

@@ -15,6 +15,7 @@ from experiments.parallel import distributed, sharding
 from experiments.training.checkpoints import Checkpoints, claim_workdir
 from experiments.training.lock import owned
 from experiments.training.metrics import MetricsLog, lacks
+from experiments.training.norms import norm_logger
 from experiments.training.optimizers import make_optimizer, make_schedule, refreshes
 from experiments.training.preemption import Preempted, Preemption
 from experiments.training.progress import Progress
@@ -117,9 +118,10 @@ def fit(run: Run, console: rich.console.Console) -> None:
             log.write(step, {**values, f"train/{unit}_per_second": progress.tokens_per_second})
 
     with MetricsLog(config, start=run.step) as log, progress, jax.transfer_guard("disallow"):
-        pending = None
+        pending, log_norms = None, norm_logger(run, log)
         for step in range(run.step + 1, config.steps + 1):
             pieces = sharding.to_devices(next(run.batches), run.mesh, accumulate=config.accumulate)
+            log_norms(step, pieces)
             run.state, metrics = train_step(run.state, pieces)
             run.step = step
             if pending:

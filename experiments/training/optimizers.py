@@ -1,6 +1,7 @@
 """From the optimizer's settings to an optax chain: one line a method."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,10 +10,25 @@ import jax.numpy as jnp
 import optax
 
 import optax_alphadecay as oad
-from experiments.methods import AdaDecay, AdaDecayPerParameter, AlphaDecay, Awd, ByType, Method, NoDecay, Uniform
+from experiments.methods import (
+    AdaDecay,
+    AdaDecayPerParameter,
+    AdamC,
+    AlphaDecay,
+    Awd,
+    ByType,
+    Method,
+    NoDecay,
+    Scion,
+    ScionC,
+    Uniform,
+)
 
 MODULES = oad.block_matrices(stacked=("layers",))
 """The matrices of the transformer blocks; the leaves under `layers` are stacked over the blocks."""
+
+ORTHOGONALIZED = oad.block_matrices(1, stacked=("layers",))
+"""The matrices that Scion orthogonalises: the same ones, however small."""
 
 MODULEWISE = (AdaDecay, AlphaDecay)
 """Methods that give each module a decay of its own, refreshed every `refresh_every` steps."""
@@ -43,7 +59,7 @@ def make_optimizer(config: Method, steps: int) -> optax.GradientTransformationEx
     Coupled (`adam`): `clip -> decay -> Adam -> learning rate`. The decay is added to the clipped gradient and goes
     through the moments. Decoupled (`adamw`): `clip -> Adam -> decay -> learning rate`. A weight shrinks by the
     scheduled learning rate times its decay at each step. A decay that measures gradients measures the clipped ones,
-    in both.
+    in both. Scion has its own direction in the place of Adam's, and is decoupled.
 
     Args:
         config: The method and its settings.
@@ -53,12 +69,55 @@ def make_optimizer(config: Method, steps: int) -> optax.GradientTransformationEx
         The chain. Its state holds one `AlphaDecayState` for the methods in `MODULEWISE`.
     """
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    schedule = make_schedule(config, steps)
+    if isinstance(config, Scion):
+        return optax.chain(clip, make_scion(config, schedule))
+    if isinstance(config, AdamC) or (isinstance(config, AlphaDecay) and config.corrected):
+        return optax.chain(clip, make_adamc(config, schedule))
     decay = make_decay(config)
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-    descend = optax.scale_by_learning_rate(make_schedule(config, steps))
+    descend = optax.scale_by_learning_rate(schedule)
     if config.coupling == "adam":
         return optax.chain(clip, decay, adam, descend)
     return optax.chain(clip, oad.with_gradients(optax.chain(adam, decay, descend)))
+
+
+def make_scion(config: Scion, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Builds Scion, or ScionC, with the radius in the learning rate: a weight moves by at most that in its norm."""
+    return oad.scionc(
+        schedule,
+        config.weight_decay,
+        config.momentum,
+        norms=oad.scion_norms(ORTHOGONALIZED, config.output_radius),
+        orthogonalize=config.orthogonalize,
+        dtype=config.dtype,
+        peak=config.learning_rate,
+        correct=None if isinstance(config, ScionC) else False,
+    )
+
+
+def make_adamc(config: AdamC | AlphaDecay, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Builds AdamC; for AlphaDecay, with a ratio per module that multiplies the corrected rate."""
+    return oad.adamc(
+        schedule,
+        config.b1,
+        config.b2,
+        config.eps,
+        weight_decay=config.weight_decay,
+        peak=config.learning_rate,
+        correct=True if isinstance(config, AdamC) and config.correct_output else None,
+        decay=functools.partial(oad.alphadecay, **_alphadecay(config)) if isinstance(config, AlphaDecay) else None,
+    )
+
+
+def _alphadecay(config: AlphaDecay) -> dict[str, Any]:
+    """The arguments of `oad.alphadecay`, but for the rate."""
+    return {
+        "refresh_every": config.refresh_every,
+        "metric": make_metric(config),
+        "assign": make_assignment(config),
+        "modules": MODULES,
+    }
 
 
 def make_decay(config: Method) -> optax.GradientTransformation:
@@ -73,6 +132,8 @@ def make_decay(config: Method) -> optax.GradientTransformation:
     | adadecay_per_parameter | eta times a ratio per weight, from its gradient's size, each step |
     | by_type | eta times a fixed ratio per type of module; elsewhere eta |
     | alphadecay | eta times a ratio per module, from its spectrum, at each refresh; elsewhere eta |
+
+    Corrected rates depend on the learning rate, see `make_adamc` and `make_scion`.
 
     Args:
         config: The method and its settings.
@@ -92,15 +153,9 @@ _DECAYS: dict[type[Method], Callable[[Any], optax.GradientTransformation]] = {
     ),
     AdaDecayPerParameter: lambda config: oad.adadecay(config.weight_decay),
     ByType: lambda config: decay_by_type(config.weight_decay, dict(config.ratios)),
-    AlphaDecay: lambda config: oad.alphadecay(
-        config.weight_decay,
-        refresh_every=config.refresh_every,
-        metric=make_metric(config),
-        assign=make_assignment(config),
-        modules=MODULES,
-    ),
+    AlphaDecay: lambda config: oad.alphadecay(config.weight_decay, **_alphadecay(config)),
 }
-"""How each method's decay is built. A new method is a dataclass in `methods.py` and a line here."""
+"""How each method's decay of Adam is built. A new method is a dataclass in `methods.py` and a line here."""
 
 
 def decay_by_type(rate: float, ratios: Mapping[str, float]) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """The training state, and one optimizer step as a compiled program."""
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,33 @@ def first_state(
     return jax.jit(draw, out_shardings=sharding.shardings(jax.eval_shape(draw, key), mesh, network.spec_of))(key)
 
 
+def make_gradients(graphdef: nnx.GraphDef[Any], spec_of: SpecOf) -> Callable[[Any, Any], tuple[Any, jax.Array]]:
+    """Builds the gradient of a batch.
+
+    Args:
+        graphdef: The model without its parameters; its `loss` takes a batch.
+        spec_of: Where parameters lie: the network's.
+
+    Returns:
+        A function of the parameters and of a tree of arrays `[accumulate, batch, ...]`. It returns the mean gradient,
+        and the loss of each piece, float32 `[accumulate]`.
+    """
+
+    def loss_of(params: Any, piece: Any) -> jax.Array:
+        return nnx.merge(graphdef, params).loss(piece)
+
+    def gradients_of(params: Any, pieces: Any) -> tuple[Any, jax.Array]:
+        def add_piece(total: Any, piece: Any) -> tuple[Any, jax.Array]:
+            loss, gradients = jax.value_and_grad(loss_of)(params, piece)
+            return constrain(jax.tree.map(jnp.add, total, gradients), spec_of), loss
+
+        zeros = constrain(jax.tree.map(jnp.zeros_like, params), spec_of)
+        total, losses = jax.lax.scan(add_piece, zeros, pieces)
+        return jax.tree.map(lambda gradient: gradient / len(losses), total), losses
+
+    return gradients_of
+
+
 def make_train_step(
     graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransformation, spec_of: SpecOf
 ) -> jax.stages.Wrapped:
@@ -53,18 +81,10 @@ def make_train_step(
         returns the next state, and the float32 scalars `train/loss` and `train/gradient_norm` (before clipping).
         Compiled under `jax.set_mesh`, it keeps the state where `spec_of` says.
     """
-
-    def loss_of(params: Any, piece: Any) -> jax.Array:
-        return nnx.merge(graphdef, params).loss(piece)
+    gradients_of = make_gradients(graphdef, spec_of)
 
     def train_step(state: TrainState, pieces: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        def add_piece(total: Any, piece: Any) -> tuple[Any, jax.Array]:
-            loss, gradients = jax.value_and_grad(loss_of)(state.params, piece)
-            return constrain(jax.tree.map(jnp.add, total, gradients), spec_of), loss
-
-        zeros = constrain(jax.tree.map(jnp.zeros_like, state.params), spec_of)
-        total, losses = jax.lax.scan(add_piece, zeros, pieces)
-        gradients = jax.tree.map(lambda gradient: gradient / len(losses), total)
+        gradients, losses = gradients_of(state.params, pieces)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {"train/loss": losses.mean(), "train/gradient_norm": optax.tree.norm(gradients)}
         state = TrainState(optax.apply_updates(state.params, updates), opt_state)

@@ -104,7 +104,7 @@ def finished_run(tiny_command: list[str], tmp_path_factory: pytest.TempPathFacto
         if not printed.exists():
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
-                assert train.main([*tiny_command, "--workdir", str(original)]) == 0
+                assert train.main([*tiny_command, "--norms-every", "20", "--workdir", str(original)]) == 0
             printed.write_text(output.getvalue())
     workdir = tmp_path_factory.mktemp("finished") / "run"
     shutil.copytree(original, workdir)

@@ -12,7 +12,8 @@ from experiments.config import Config
 from experiments.methods import AdaDecay, AlphaDecay
 from experiments.suites import store
 from experiments.suites.identity import name_of, settings_that_matter
-from experiments.suites.paper import SUITES, PlannedRun
+from experiments.suites.paper import SUITES
+from experiments.suites.plan import PlannedRun
 from experiments.suites.results import Curve, Refreshes, Result
 from experiments.suites.scales import SCALES, base_config
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import PIL.Image
 import pytest
 import rich.console
@@ -49,6 +50,7 @@ def test_run_beats_unigrams_and_says_where_everything_is(finished_run: FinishedR
         "alpha.png",
         "decay.png",
         "spectra.png",
+        "norms.png",
     }
     for figure in figures:
         with PIL.Image.open(figure) as image:
@@ -62,11 +64,31 @@ def test_metrics_are_complete(finished_run: FinishedRun) -> None:
         for name in ("train/loss", "validation/perplexity", "alphadecay/score/layers/mlp/up_proj/kernel/1")
     }
     assert list(steps.values()) == [list(range(1, STEPS + 1)), [30, 60], [1, 10, 20, 30, 40, 50, 60]]
+    assert [line["step"] for line in metrics if "norms/mean/weight_l2" in line] == [1, 20, 40, 60]
     ratios = [value for name, value in metrics[-1].items() if name.startswith("alphadecay/ratio/")]
     assert not ratios, "the last line is the last validation"
     first = next(line for line in metrics if "train/loss" in line)
     assert first["train/loss"] == pytest.approx(np.log(512), abs=0.3)
     assert first["train/learning_rate"] == 0
+
+
+def test_norms_are_of_the_weights_before_the_step(finished_run: FinishedRun) -> None:
+    """Against float64, on the weights of a checkpoint; the step after it measures them."""
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        params = checkpointer.restore(finished_run.workdir / "checkpoints" / str(STEPS) / "params")
+    lines = [line for line in read_metrics(finished_run.workdir / "metrics.jsonl") if "norms/mean/weight_l2" in line]
+    kernel = np.asarray(params["layers"]["mlp"]["up_proj"]["kernel"][1], np.float64)
+    name = "layers/mlp/up_proj/kernel/1"
+    # The last measurement is of the weights that step 60 has moved.
+    assert lines[-1][f"norms/weight_l2/{name}"] == pytest.approx(np.linalg.norm(kernel), rel=1e-2)
+    assert lines[-1][f"norms/weight_spectral/{name}"] == pytest.approx(np.linalg.norm(kernel, 2), rel=1e-2)
+    gradients = [lines[-1][key] for key in lines[-1] if key.startswith("norms/gradient_l2/")]
+    assert len(gradients) == 14
+    geometric = np.exp(np.mean(np.log(gradients)))
+    assert lines[-1]["norms/mean/gradient_l2"] == pytest.approx(geometric, rel=1e-5)
+    (logged,) = [line["train/gradient_norm"] for line in read_metrics(finished_run.workdir / "metrics.jsonl")
+                 if line["step"] == 60 and "train/gradient_norm" in line]  # fmt: skip
+    assert np.linalg.norm(gradients) < logged, "the blocks' part of the whole gradient's norm"
 
 
 def test_pieces_of_a_batch_make_the_step_of_the_whole() -> None:

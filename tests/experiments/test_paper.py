@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from experiments.config import Config
-from experiments.methods import AdaDecay, AlphaDecay
+from experiments.methods import AdaDecay, AdamConfig, AlphaDecay
 from experiments.models.common import abstract_model
 from experiments.models.llama import Llama
 from experiments.parallel import sharding
 from experiments.presets import PRESETS
 from experiments.suites import paper
 from experiments.suites.identity import name_of
-from experiments.suites.paper import METHODS, SUITES, PlannedRun, best_of_sweep
+from experiments.suites.paper import METHODS, SUITES, best_of_sweep
+from experiments.suites.plan import PlannedRun
 from experiments.suites.results import Result
 from experiments.suites.scales import SCALES, base_config, with_optimizer
 from experiments.training.optimizers import make_optimizer
@@ -55,6 +56,7 @@ def test_runs_at_the_papers_scales_are_the_papers(size: str) -> None:
             assert (data.unique_tokens, data.eval_tokens, config.batch_size) == (0, 10_000_000, 512)
             assert (config.steps, optimizer.learning_rate, optimizer.clip_norm) == (steps, learning_rate, 1.0)
             assert (optimizer.warmup_fraction, optimizer.final_fraction) == (0.1, 0.1)
+            assert isinstance(optimizer, AdamConfig)
             assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.999, 1e-8)
             if optimizer.method == "none":
                 continue

@@ -50,6 +50,8 @@ class Question:
     """Standard deviation of a paired difference that the number of seeds was planned with, in nats."""
     stopping: str
     """When runs stop being added."""
+    norms_every: int = 0
+    """Steps between two measurements of norms in test runs; 0: none."""
 
     def __post_init__(self) -> None:
         """Refuses a question that cannot be answered as it is asked."""
@@ -76,7 +78,7 @@ class Question:
     def test_runs(self) -> Iterator[tuple[str, RunConfig]]:
         """Name of the arm and the run; seeds outermost, so that a part of the runs is a smaller experiment."""
         for seed, (name, arm) in itertools.product(self.test_seeds, self.arms.items()):
-            yield name, self._run(arm, seed, {})
+            yield name, dataclasses.replace(self._run(arm, seed, {}), norms_every=self.norms_every)
 
     def check_tuning(self, found: Mapping[str, Result]) -> None:
         """Holds the settings of the tuned arms against their tuning runs.

@@ -3,9 +3,13 @@
 
 import pathlib
 
-from experiments.suites.questions import Question, adam_repeated
+from experiments.suites.questions import Question, adam_repeated, correction_adamw, correction_scion
 
-QUESTIONS: dict[str, Question] = {"adam-repeated": adam_repeated.QUESTION}
+QUESTIONS: dict[str, Question] = {
+    "adam-repeated": adam_repeated.QUESTION,
+    "correction-adamw": correction_adamw.QUESTION,
+    "correction-scion": correction_scion.QUESTION,
+}
 """`python -m experiments.suites NAME` makes the runs; `NAME-tuning` those that settings were chosen on."""
 
 
