@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from optax_alphadecay.assignment import Assignment
+from optax_alphadecay.correction.corrected import corrected as corrected_decay
 from optax_alphadecay.decay import Mask, ScalarOrSchedule
 from optax_alphadecay.metrics import Metric
 from optax_alphadecay.modules import ModuleRule
@@ -82,6 +83,7 @@ def adamw(
     modules: ModuleRule = None,
     mask: Mask = None,
     mesh: Mesh | None = None,
+    corrected: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with AlphaDecay (decoupled decay).
 
@@ -100,12 +102,14 @@ def adamw(
       modules: see :func:`alphadecay`.
       mask: see :func:`alphadecay`.
       mesh: see :func:`alphadecay`.
+      corrected: whether the base rate follows the learning rate, as :func:`corrected` says; ``weight_decay`` is then a
+        scalar, the rate at the learning rate's peak. :func:`adamc` leaves the output layer out.
 
     Returns:
       An optimizer.
 
     Raises:
-      ValueError: as :func:`alphadecay`.
+      ValueError: as :func:`alphadecay`, and as :func:`corrected` if that is asked for.
 
     Example:
       >>> import jax.numpy as jnp
@@ -114,7 +118,7 @@ def adamw(
       >>> state = optimizer.init({"w": jnp.ones((64, 64))})
     """
     decay = alphadecay(
-        weight_decay,
+        corrected_decay(weight_decay, learning_rate) if corrected else weight_decay,
         refresh_every=refresh_every,
         metric=metric,
         assign=assign,

@@ -26,6 +26,7 @@ class AwdState(NamedTuple):
     """State of :func:`awd`."""
 
     rate: jax.Array  # shape=(), dtype=float32; running decay rate, used for every parameter
+    count: jax.Array | None = None  # type: ignore[assignment] # shape=(), dtype=int32; None unless lam_awd is a schedule
 
 
 class AdaDecayState(NamedTuple):
@@ -34,15 +35,17 @@ class AdaDecayState(NamedTuple):
     count: jax.Array  # type: ignore[assignment] # shape=(), dtype=int32
 
 
-def awd(lam_awd: float, *, momentum: float = 0.1, mask: Mask = None) -> optax.GradientTransformationExtraArgs:
+def awd(
+    lam_awd: ScalarOrSchedule, *, momentum: float = 0.1, mask: Mask = None
+) -> optax.GradientTransformationExtraArgs:
     """Add decay at one global rate, in proportion to the gradient (AWD).
 
     ``lam_t = lam_awd * ||g|| / (||w|| + 1e-8)`` over all decayed parameters; the rate in use is the running mean
     ``momentum * previous + (1 - momentum) * lam_t``, starting from 0.
 
     Args:
-      lam_awd: ratio of the norm of the decay to the norm of the gradient. The AlphaDecay paper's runs use 100 times the
-        weight decay.
+      lam_awd: ratio of the norm of the decay to the norm of the gradient, a scalar or an optax schedule. The AlphaDecay
+        paper's runs use 100 times the weight decay.
       momentum: weight of the previous rate.
       mask: which leaves are decayed and enter the norms, as in :func:`optax.add_decayed_weights`.
 
@@ -62,7 +65,7 @@ def awd(lam_awd: float, *, momentum: float = 0.1, mask: Mask = None) -> optax.Gr
 
     def init(params: optax.Params) -> AwdState:
         leaf_mask(params, mask)
-        return AwdState(rate=jnp.zeros((), jnp.float32))
+        return AwdState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32) if callable(lam_awd) else None)
 
     def update(
         updates: optax.Updates, state: AwdState, params: optax.Params | None = None, **extra_args: Any
@@ -71,13 +74,15 @@ def awd(lam_awd: float, *, momentum: float = 0.1, mask: Mask = None) -> optax.Gr
         is_decayed = leaf_mask(params, mask)
         gradient_norm = _norm([leaf for leaf, keep in zip(leaves.gradients, is_decayed, strict=True) if keep])
         weight_norm = _norm([leaf for leaf, keep in zip(leaves.params, is_decayed, strict=True) if keep])
-        rate = momentum * state.rate + (1 - momentum) * lam_awd * gradient_norm / (weight_norm + 1e-8)
+        factor = current_rate(lam_awd, jnp.zeros((), jnp.int32) if state.count is None else state.count)
+        rate = momentum * state.rate + (1 - momentum) * factor * gradient_norm / (weight_norm + 1e-8)
         rate = jnp.where(jnp.isfinite(rate), rate, state.rate).astype(jnp.float32)
         decayed = [
             add_decay(update, param, rate, 1.0) if keep else update
             for update, param, keep in zip(leaves.updates, leaves.params, is_decayed, strict=True)
         ]
-        return jax.tree.unflatten(leaves.structure, decayed), AwdState(rate)
+        count = None if state.count is None else optax.safe_increment(state.count)
+        return jax.tree.unflatten(leaves.structure, decayed), AwdState(rate, count)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -26,7 +26,7 @@ _OUTPUT_LAYER = re.compile(
 
 
 def corrected(
-    weight_decay: jax.typing.ArrayLike,
+    weight_decay: ScalarOrSchedule,
     learning_rate: ScalarOrSchedule,
     exact: bool = False,
     *,
@@ -36,7 +36,7 @@ def corrected(
 
     Decoupled decay takes ``learning_rate * coefficient`` of a weight away at an update. If the coefficient is constant,
     the norm that weights settle at moves with the learning rate; if it is in proportion to the learning rate, it does
-    not. The result goes wherever a weight decay goes: :func:`alphadecay`, :func:`adamw`, :func:`adadecay`,
+    not. The result goes wherever a weight decay goes: :func:`alphadecay`, :func:`adamw`, :func:`awd`, :func:`adadecay`,
     :func:`optax.add_decayed_weights`.
 
     The exact form is ``(1 - sqrt(1 - learning_rate^2 / c)) / learning_rate`` with

@@ -182,6 +182,22 @@ def test_goes_wherever_a_weight_decay_goes(decayed: Any) -> None:
     np.testing.assert_allclose(shares["block"]["up"], [0.5, 0.375, 0.25], rtol=1e-6)
 
 
+def test_adamw_and_awd_take_it() -> None:
+    schedule = optax.linear_schedule(0.1, 0.0, 4)
+    options: dict[str, Any] = {"metric": oad.frobenius_norm(), "modules": oad.block_matrices(100)}
+    shares = shrinkage(oad.adamw(schedule, weight_decay=0.5, corrected=True, **options))
+    wanted = [0.1 * 0.5 * (1 - t / 4) ** 2 for t in range(3)]
+    np.testing.assert_allclose(shares["lm_head"]["kernel"], wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match="weight_decay must be a scalar"):
+        oad.adamw(schedule, weight_decay=schedule, corrected=True)
+
+    follows = oad.awd(oad.corrected(0.5, schedule), momentum=0.0)
+    updates, state = {"w": jnp.array([3.0, 4.0])}, follows.init({"w": jnp.ones(2)})
+    for share in (1.0, 0.75, 0.5):
+        found, state = follows.update(updates, state, {"w": jnp.array([1.0, 0.0])})
+        np.testing.assert_allclose(found["w"], [3 + 0.5 * share * 5, 4], rtol=1e-6)
+
+
 def test_injected_learning_rate_is_corrected_where_the_peak_is_given() -> None:
     schedule = optax.linear_schedule(0.1, 0.0, 4)
     injected = optax.inject_hyperparams(oad.adamc, static_args=("decay", "correct", "mask"))
