@@ -19,15 +19,15 @@ from experiments.training.optimizers import make_optimizer
 from experiments.training.step import TrainState, make_train_step
 from experiments.training.step import compile_train_step as compile_step
 
-Method = Literal["uniform", "alphadecay"]
+Method = Literal["uniform", "alphadecay", "adamc", "scion", "scionc"]
 
 
 def preset(name: str, method: Method, **optimizer: Any) -> Config:
-    """A preset in float32, which every CPU computes natively, with the weight decay of `method`.
+    """A preset in float32, which every CPU computes natively, with another method.
 
     Args:
         name: Name of the preset.
-        method: Uniform or module-wise weight decay.
+        method: What moves and decays the weights.
         **optimizer: Other settings of the optimizer; the refresh interval is 500 unless it is among them.
 
     Returns:

@@ -28,16 +28,16 @@ from benchmarks import hlo, report
 from benchmarks.programs import compile_for_mesh, preset
 from experiments.config import Config
 
-Method = Literal["uniform", "alphadecay", "stochastic"]
+Method = Literal["uniform", "alphadecay", "stochastic", "adamc", "scion", "scionc"]
 _COLUMNS = (
     "model",
     "chips",
-    "decay",
+    "method",
     "compile time",
     "state, MB a chip",
     "temporaries, MB a chip",
     "added",
-    "collectives of the refresh",
+    "collectives of the refresh or of orthogonalising",
     "MB a chip that they move",
     "in loops",
 )
@@ -51,8 +51,8 @@ class Options:
     """Presets."""
     topologies: tuple[str, ...] = ("v5e:4x4", "v5e:16x16")
     """TPU slices, as libtpu names them."""
-    methods: tuple[Literal["alphadecay", "stochastic"], ...] = ("alphadecay", "stochastic")
-    """alphadecay: with exact eigenvalues (Jacobi). stochastic: with the stochastic solver."""
+    methods: tuple[Literal["alphadecay", "stochastic", "adamc", "scion", "scionc"], ...] = ("alphadecay", "stochastic")
+    """alphadecay: with exact eigenvalues (Jacobi). stochastic: with the stochastic solver. The others are themselves."""
     fsdp: int = 0
     """Chips that share one copy of the weights; 0 means all."""
     out: pathlib.Path = pathlib.Path(__file__).parent / "tpu.md"
@@ -70,7 +70,7 @@ class Program:
     temporaries: float
     """MB a chip, at the peak."""
     collectives: collections.Counter[str]
-    """Opcodes in branches of conditionals: the refresh is the only one."""
+    """Opcodes in branches of conditionals, where the refresh is alone, and the all-to-alls of every step."""
     moved: float
     """MB a chip: results of those collectives."""
     in_loops: int
@@ -94,6 +94,7 @@ def compile_step(config: Config, mesh: jax.sharding.Mesh) -> Program:
     if memory is None:
         raise ValueError("this compiler does not analyse memory; use another version of libtpu.")
     moves = [each for each in hlo.in_branches(text) if each.opcode in hlo.COLLECTIVES]
+    moves += [each for each in hlo.run_each_time(text) if each.opcode == "all-to-all"]
     looped = [each for each in hlo.in_loops_of_branches(text) if each.opcode in hlo.COLLECTIVES]
     return Program(
         seconds,
@@ -138,8 +139,7 @@ def config_of(model: str, method: Method, chips: int) -> Config:
         The run. On fewer than 64 chips the batch is cut into pieces of 64.
     """
     uniform = preset(model, "uniform")
-    settings = {} if method == "uniform" else {"solver": "stochastic" if method == "stochastic" else "auto"}
-    config = preset(model, "uniform" if method == "uniform" else "alphadecay", **settings)
+    config = preset(model, "alphadecay", solver="stochastic") if method == "stochastic" else preset(model, method)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(uniform.model, compute_dtype="bfloat16", remat=True),

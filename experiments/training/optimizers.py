@@ -88,12 +88,20 @@ def make_scion(config: Scion, schedule: optax.Schedule) -> optax.GradientTransfo
         schedule,
         config.weight_decay,
         config.momentum,
-        norms=oad.scion_norms(ORTHOGONALIZED, config.output_radius),
+        norms=functools.partial(norm_balls, config.output_radius),
         orthogonalize=config.orthogonalize,
         dtype=config.dtype,
         peak=config.learning_rate,
         correct=None if isinstance(config, ScionC) else False,
     )
+
+
+def norm_balls(output_radius: float, params: dict[str, Any]) -> dict[str, Any]:
+    """The norm of each leaf: as `oad.scion_norms`, and RMS for a Vision Transformer's class token and positions."""
+    tokens = {name for name in ("embed_class", "embed_position") if name in params}
+    rule = oad.scion_norms(ORTHOGONALIZED, output_radius)
+    rms = oad.bias_ball(axes=optax.contrib.MuonDimensionNumbers((), 2))  # [1, tokens, width]
+    return {**rule({name: params[name] for name in params if name not in tokens}), **dict.fromkeys(tokens, rms)}
 
 
 def make_adamc(config: AdamC | AlphaDecay, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:

@@ -87,7 +87,7 @@ def test_agrees_with_the_official_code(name: str, dtype: str) -> None:
 def test_blocks_of_the_page_run() -> None:
     page = (DATA.parents[2] / "docs" / "scion.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == page.count("```python") == 5
+    assert len(blocks) == page.count("```python") == 7
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/scion.md", "exec"), namespace)
