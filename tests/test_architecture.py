@@ -1,4 +1,4 @@
-"""The picture of the house: which package uses which, how long files and functions are, how full a folder is."""
+"""The layout in CONTRIBUTING.md: which package uses which, how long files and functions are, how full folders are."""
 # SPDX-License-Identifier: Apache-2.0
 
 import ast
@@ -34,7 +34,7 @@ MODULES = {module_of(path): path for path in SOURCES}
 
 
 def part_of(module: str) -> str:
-    """The part of the house that a module of ours is in."""
+    """The part of the layout that a module of ours is in."""
     top, *rest = module.split(".")
     if top != "experiments":
         return {"optax_alphadecay": "library"}.get(top, top)
