@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(
     path for name in ("optax_alphadecay", "experiments", "benchmarks") for path in (ROOT / name).rglob("*.py")
 )
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FILE, LONGEST_BODY, FULLEST_FOLDER = 300, 40, 16
 
 CONFIG = {"__init__", "command_line", "config", "methods", "presets", "style", "vision_config"}
@@ -98,9 +99,9 @@ def test_there_is_no_circle_of_imports() -> None:
     assert not graph, f"these import each other in a circle: {sorted(graph)}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_and_functions_are_short(module: str) -> None:
-    text = MODULES[module].read_text()
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=module_of)
+def test_files_and_functions_are_short(path: pathlib.Path) -> None:
+    text = path.read_text()
     assert len(text.splitlines()) <= LONGEST_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
