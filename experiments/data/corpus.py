@@ -223,7 +223,9 @@ def prepare_text(folder: pathlib.Path, directory: pathlib.Path, name: str, vocab
 
     corpus = _make(directory, name, vocab_size, documents, About(f"The text called {name}."))
     for text in found:
-        print(f"{text.copies} documents for training that are also held out, and {text.empty} empty ones, were dropped.")
+        print(
+            f"{text.copies} documents for training that are also held out, and {text.empty} empty ones, were dropped."
+        )
         for path in text.left_out:
             print(f"{path} is of a test split and was left out.")
     return corpus
