@@ -131,7 +131,8 @@ def alphadecay(
         scores = jnp.where(jnp.isfinite(measured), measured, state.scores)
         new_state = _next_state(state, due, measured, assign_named(assign, scores, names))
 
-        ratio_of_leaf = {stack.leaf: stack.spread(new_state.ratios[part]) for stack, part in modules_lib.slices(stacks)}
+        slices = modules_lib.slices(stacks)
+        ratio_of_leaf = {stack.leaf: stack.broadcast(new_state.ratios[part]) for stack, part in slices}
         is_decayed = modules_lib.leaf_mask(params, mask)
         rate = current_rate(weight_decay, state.count)
         decayed = [

@@ -1,4 +1,4 @@
-"""The picture of the house: which package uses which, how long files and functions are, how full a folder is."""
+"""The layout in CONTRIBUTING.md: which package uses which, how long files and functions are, how full folders are."""
 # SPDX-License-Identifier: Apache-2.0
 
 import ast
@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(
     path for name in ("optax_alphadecay", "experiments", "benchmarks") for path in (ROOT / name).rglob("*.py")
 )
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FILE, LONGEST_BODY, FULLEST_FOLDER = 300, 40, 16
 
 CONFIG = {"__init__", "command_line", "config", "methods", "presets", "style", "vision_config"}
@@ -34,7 +35,7 @@ MODULES = {module_of(path): path for path in SOURCES}
 
 
 def part_of(module: str) -> str:
-    """The part of the house that a module of ours is in."""
+    """The part of the layout that a module of ours is in."""
     top, *rest = module.split(".")
     if top != "experiments":
         return {"optax_alphadecay": "library"}.get(top, top)
@@ -98,9 +99,9 @@ def test_there_is_no_circle_of_imports() -> None:
     assert not graph, f"these import each other in a circle: {sorted(graph)}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_and_functions_are_short(module: str) -> None:
-    text = MODULES[module].read_text()
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=module_of)
+def test_files_and_functions_are_short(path: pathlib.Path) -> None:
+    text = path.read_text()
     assert len(text.splitlines()) <= LONGEST_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -150,7 +150,7 @@ def _tuned(coupling: str) -> Callable[[Config, Scale, Mapping[str, Result]], Ite
 
 
 def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Callable[..., Iterator[PlannedRun]]:
-    """Uniform decay, and the same mean decay shared out by alpha: as the paper does, and the other way round."""
+    """Uniform decay, and the same mean decay given by alpha: more to high alpha, as in the paper, or to low."""
     variants: dict[str, dict[str, Any]] = {
         "Uniform": {"method": "uniform"},
         "AlphaDecay, mean 1": {"unit_mean": True},

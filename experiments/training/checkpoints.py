@@ -50,7 +50,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             ValueError: If there is no intact step but a damaged one; names what is wrong with each.
         """
         self.directory = directory
-        self._newest: int | None = distributed.from_first_process(lambda: _newest_to_go_on_from(directory))
+        self._newest: int | None = distributed.from_first_process(lambda: _newest_to_resume_from(directory))
         logging.getLogger("absl").addFilter(_is_news)
         self._report_unraisable, sys.unraisablehook = sys.unraisablehook, self._report_unless_late
         options = ocp.CheckpointManagerOptions(
@@ -207,7 +207,7 @@ def _newest_to_read(directory: pathlib.Path) -> int:
     return step
 
 
-def _newest_to_go_on_from(directory: pathlib.Path) -> int | None:
+def _newest_to_resume_from(directory: pathlib.Path) -> int | None:
     """The newest intact step, if any; moves damaged ones out of the way."""
     newest, faults = checksums.newest_intact(directory)
     _set_aside(directory, newest, faults)

@@ -38,7 +38,7 @@ class ModuleStack:
         """The leaf as ``[k, m, n]``."""
         return leaf.transpose(tuple(itertools.chain(*self.axes))).reshape(self.shape)
 
-    def spread(self, values: jax.Array) -> jax.Array:
+    def broadcast(self, values: jax.Array) -> jax.Array:
         """One value a module, ``[k]``, in a shape that broadcasts against the leaf."""
         stack_axes = self.axes[0]
         return values.reshape([size if axis in stack_axes else 1 for axis, size in enumerate(self.leaf_shape)])

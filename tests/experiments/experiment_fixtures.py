@@ -110,3 +110,9 @@ def finished_run(tiny_command: list[str], tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(original, workdir)
     command = [*tiny_command, "--workdir", str(workdir)]
     return FinishedRun(command, workdir, printed.read_text().replace(str(original), str(workdir)))
+
+
+@pytest.fixture
+def command(tiny_command: list[str], tmp_path: pathlib.Path) -> list[str]:
+    """The command line of the small run, in the test's own directory."""
+    return [*tiny_command, "--workdir", str(tmp_path)]

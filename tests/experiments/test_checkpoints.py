@@ -6,7 +6,6 @@ import logging
 import pathlib
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,23 +17,7 @@ from experiments.config import Config
 from experiments.methods import with_settings
 from experiments.presets import PRESETS
 from experiments.training.checkpoints import Checkpoints, claim_workdir, find_run, restore_params
-
-
-def numbers() -> grain.DatasetIterator:
-    return iter(grain.MapDataset.range(100).shuffle(seed=3).to_iter_dataset().batch(4))
-
-
-def state_after(steps: int) -> tuple[dict[str, dict[str, jax.Array]], optax.OptState]:
-    params = {
-        "layers": {"kernel": jnp.arange(6.0).reshape(2, 3)},
-        "embed": {"table": jnp.ones(4, jnp.bfloat16)},
-    }
-    optimizer = optax.adam(0.1)
-    opt_state = optimizer.init(params)
-    for _ in range(steps):
-        updates, opt_state = optimizer.update(params, opt_state, params)
-        params = optax.apply_updates(params, updates)
-    return params, opt_state
+from tests.experiments.runs import numbers, state_after
 
 
 def test_newest_comes_back_bit_for_bit(tmp_path: pathlib.Path) -> None:

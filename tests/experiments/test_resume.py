@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from experiments import train
 from experiments.presets import from_command_line
 from experiments.training.metrics import MetricsLog, read_metrics
 from tests.experiments.experiment_fixtures import STEPS, FinishedRun
+from tests.experiments.runs import arrays_of, without_speed
 
 KILLED_RUN = """
 import os, signal, sys
@@ -31,17 +30,6 @@ def write_or_die(log, step, values):
 metrics.MetricsLog.write = write_or_die
 train.main(sys.argv[2:])
 """
-
-
-def arrays_of(workdir: pathlib.Path, item: str) -> list[np.ndarray]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(workdir / "checkpoints" / str(STEPS) / item)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def without_speed(workdir: pathlib.Path) -> list[dict[str, float]]:
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name != "train/tokens_per_second"} for line in lines]
 
 
 def test_killed_run_goes_on_bit_for_bit(

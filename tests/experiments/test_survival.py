@@ -1,8 +1,6 @@
-"""Faults that end or disturb long runs, each injected: nothing saved is lost, and the run ends as if unbroken."""
+"""Kills and damaged files, each injected: nothing saved is lost, and the run ends as if unbroken."""
 # SPDX-License-Identifier: Apache-2.0
 
-import errno
-import itertools
 import os
 import pathlib
 import re
@@ -10,160 +8,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from orbax.checkpoint._src.serialization import serialization
-from tensorboardX.record_writer import RecordWriter
 
 from experiments import evaluate, train
-from experiments.config import Config
-from experiments.training import checksums, language_modeling, loop, metrics
+from experiments.training import checksums
 from experiments.training.checkpoints import Checkpoints, restore_params
-from experiments.training.metrics import read_metrics
-from tests.experiments.experiment_fixtures import STEPS, FinishedRun, run_processes
-from tests.experiments.test_checkpoints import numbers, state_after
-from tests.experiments.test_resume import arrays_of, without_speed
+from tests.experiments.experiment_fixtures import STEPS, FinishedRun
+from tests.experiments.runs import assert_ended_as_unbroken, numbers, state_after
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture
-def command(tiny_command: list[str], tmp_path: pathlib.Path) -> list[str]:
-    """The command line of the small run, in a directory of its own."""
-    return [*tiny_command, "--workdir", str(tmp_path)]
-
-
-def assert_ended_as_unbroken(workdir: pathlib.Path, finished_run: FinishedRun) -> None:
-    """The parameters, the optimizer's state, and every number logged: the losses tell the order of the data."""
-    for item in ("params", "opt_state"):
-        for ours, theirs in zip(arrays_of(workdir, item), arrays_of(finished_run.workdir, item), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    assert without_speed(workdir) == without_speed(finished_run.workdir)
-
-
-def after(function: Callable[..., Any], act: Callable[[], object], when: Callable[..., bool]) -> Callable[..., Any]:
-    """The function, followed by an act when its arguments say so."""
-
-    def wrapped(*args: Any, **named: Any) -> Any:
-        result = function(*args, **named)
-        if when(*args, **named):
-            act()
-        return result
-
-    return wrapped
-
-
-def terminate() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_preemption_loses_nothing(
-    finished_run: FinishedRun,
-    command: list[str],
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    steps = tmp_path / "checkpoints"
-
-    def preempted(owner: Any, name: str, when: Callable[..., bool]) -> str:
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, after(getattr(owner, name), terminate, when))
-            assert train.main(command) == 143
-        return capsys.readouterr().out
-
-    # While it starts, and while it compiles: no step was made.
-    for name in ("claim_workdir", "compile_train_step"):
-        output = preempted(loop, name, lambda *args: True)
-        assert "Preempted (SIGTERM). The same command goes on from the start" in output
-        assert checksums.steps_in(steps) == []
-
-    # In a step: it is finished and saved, although no checkpoint is due.
-    output = preempted(metrics.MetricsLog, "write", lambda log, step, values: step == 11)
-    step = checksums.steps_in(steps)[-1]
-    assert step in (11, 12), "the step after the one that is logged is under way"
-    assert f"The same command goes on from {steps}/{step}." in output
-    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == step
-
-    # In a validation, a made-up one and the last one too: it is left off, and the next run makes it first.
-    validation_set = language_modeling.validation_set
-
-    def interrupt_validation(number: int) -> Callable[[Config], Iterator[Any]]:
-        validations = itertools.count()
-
-        def interrupted(config: Config) -> Iterator[Any]:
-            due = next(validations) == number
-            for index, batch in enumerate(validation_set(config)):
-                if due and index == 1:
-                    terminate()
-                yield batch
-
-        return interrupted
-
-    for number, step in ((0, 30), (0, 30), (1, STEPS)):
-        with monkeypatch.context() as patch:
-            patch.setattr(language_modeling, "validation_set", interrupt_validation(number))
-            assert train.main(command) == 143
-        assert f"step {step}/{STEPS} | validation" not in capsys.readouterr().out
-        assert checksums.steps_in(steps)[-1] == step
-
-    assert train.main(command) == 0
-    assert f"step {STEPS}/{STEPS} | validation" in capsys.readouterr().out
-    assert_ended_as_unbroken(tmp_path, finished_run)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-PREEMPTED_PROCESS = """
-import os, signal
-import jax
-from experiments.parallel import distributed
-from experiments.training.preemption import Preemption
-
-with Preemption() as preemption:
-    distributed.join_processes()
-    if jax.process_index() == jax.process_count() - 1:
-        os.kill(os.getpid(), signal.SIGTERM)
-    for step in range(200, 210):
-        if preemption.at(step):
-            print("stopped at", step)
-            break
-"""
-
-
-def test_all_processes_stop_at_the_same_step() -> None:
-    # A run that goes on, told to stop before its first step; one process has a coordinator, too.
-    for number, step in ((1, 200), (2, 201)):
-        for process in run_processes(number, "-c", PREEMPTED_PROCESS):
-            assert process.returncode == 0, process.stderr
-            assert process.stdout.endswith(f"stopped at {step}\n")
-
-
-@pytest.fixture
-def heeding_interrupts() -> Iterator[None]:
-    """Ctrl-C raises, also where tests run in the background of a shell, which has them ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize("name", ["claim_workdir", "print_summary", "compile_train_step"])
-def test_interrupt_while_starting_is_no_traceback(
-    name: str,
-    command: list[str],
-    heeding_interrupts: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    interrupt = after(getattr(loop, name), lambda: os.kill(os.getpid(), signal.SIGINT), lambda *args: True)
-    monkeypatch.setattr(loop, name, interrupt)
-    assert train.main(command) == 130
-    assert capsys.readouterr().out.endswith("Interrupted. The same command goes on from the newest checkpoint.\n")
-
 
 KILLED_WHILE_SAVING = """
 import os, pathlib, signal, sys
@@ -320,94 +177,6 @@ def test_damaged_last_checkpoint_of_a_run(
     assert f"Going on from step 56: {workdir}/checkpoints/56\n" in output.out
     assert f"It is now {workdir}/checkpoints/{STEPS}.damaged; using {workdir}/checkpoints/56.\n" in output.err
     assert_ended_as_unbroken(workdir, finished_run)
-
-
-def full(*args: Any, **named: Any) -> Any:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def fill_arrays(patch: pytest.MonkeyPatch) -> None:
-    """TensorStore's own error of a full disk, which is no OSError."""
-
-    async def full_array(*args: Any, **named: Any) -> Any:
-        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 618583 bytes: No space left on device")
-
-    patch.setattr(serialization, "async_serialize_from_host", full_array)
-
-
-def fill_metrics(patch: pytest.MonkeyPatch) -> None:
-    start = metrics.MetricsLog.__init__
-
-    def start_full(self: metrics.MetricsLog, *args: Any, **named: Any) -> None:
-        start(self, *args, **named)
-        self._file = self._opened.enter_context(open("/dev/full", "a", buffering=1))
-
-    patch.setattr(metrics.MetricsLog, "__init__", start_full)
-
-
-FULL_DISKS: dict[str, tuple[Callable[[pytest.MonkeyPatch], object], str]] = {
-    "arrays": (fill_arrays, "Cannot save step 16 in {workdir}/checkpoints: RESOURCE_EXHAUSTED: "),
-    "metrics": (fill_metrics, "Cannot write the metrics in {workdir}: [Errno 28] "),
-    "TensorBoard": (
-        lambda patch: patch.setattr(RecordWriter, "flush", full),
-        "Cannot write the metrics in {workdir}: [Errno 28] ",
-    ),
-    "settings": (lambda patch: patch.setattr(pathlib.Path, "write_text", full), "[Errno 28] "),
-}
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"), [(ocp.path.atomicity.AtomicRenameTemporaryPath, "finalize"), (checksums, "seal")]
-)
-def test_full_disk_behind_the_training(
-    owner: Any, name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Checkpoints(tmp_path) as opened:
-        opened.save(1, *state_after(1), numbers())
-        opened.check()
-        assert opened.latest() == tmp_path / "1"
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, full)
-            opened.save(2, *state_after(2), numbers())
-            with pytest.raises(
-                OSError, match=rf"^Cannot save step 2 in {tmp_path}: \[Errno 28\] No space left on device"
-            ):
-                opened.latest()
-    assert not [record for record in caplog.records if record.exc_info]
-    assert checksums.newest_intact(tmp_path)[0] == 1
-    with Checkpoints(tmp_path) as opened:
-        opened.save(2, *state_after(2), numbers())
-    assert checksums.newest_intact(tmp_path) == (2, {})
-
-
-def test_full_disk_loses_nothing(
-    finished_run: FinishedRun,
-    command: list[str],
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    steps = tmp_path / "checkpoints"
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            Checkpoints, "save", after(Checkpoints.save, terminate, lambda checkpoints, step, *rest: step == 8)
-        )
-        assert train.main(command) == 143
-    capsys.readouterr()
-    for fill, message in FULL_DISKS.values():
-        with monkeypatch.context() as patch:
-            fill(patch)
-            assert train.main(command) == 1
-        error = capsys.readouterr().err
-        assert "error: " + message.format(workdir=tmp_path) in error
-        assert "No space left on device" in error and "Traceback" not in error
-        assert error.endswith(
-            f"What was saved in {tmp_path} is intact. Free space on the disk, or mend what the message names: "
-            "the same command then goes on from the newest checkpoint.\n"
-        )
-        assert checksums.newest_intact(steps)[0] == 8
-    assert train.main(command) == 0
-    assert_ended_as_unbroken(tmp_path, finished_run)
 
 
 def test_unreadable_shard_is_named(

@@ -1,4 +1,4 @@
-"""The data pipeline: nothing lost or read twice, exact resumption, and errors that say what to do."""
+"""Batches of text: nothing lost or read twice, exact resumption, and errors that say what to do."""
 # SPDX-License-Identifier: Apache-2.0
 
 import collections
@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import pickle
 import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,20 +16,13 @@ import numpy as np
 import pytest
 import sentencepiece
 import tensorflow_datasets as tfds
-from hypothesis import given
-from hypothesis import strategies as st
 
 from experiments.config import DataConfig
 from experiments.data import corpus, text
-from experiments.data.packing import PackIterDataset
 from experiments.data.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 512
 SMALL_WINDOW = 64
-
-documents_of_any_length = st.lists(
-    st.lists(st.integers(0, 99), max_size=12).map(lambda ids: np.array(ids, np.int32)), max_size=12
-)
 
 
 @pytest.fixture(scope="module")
@@ -53,57 +45,6 @@ def as_multiset(arrays: Iterable[np.ndarray]) -> collections.Counter[tuple[int, 
 
 def take(batches: Any, count: int) -> np.ndarray:
     return np.stack(list(itertools.islice(batches, count)))
-
-
-def packed(documents: list[np.ndarray], length: int) -> grain.DatasetIterator:
-    stream = grain.MapDataset.source(documents).to_iter_dataset(grain.ReadOptions(num_threads=0))
-    return iter(PackIterDataset(stream, length))
-
-
-@given(documents_of_any_length, st.integers(1, 9))
-def test_packing_neither_loses_nor_adds_tokens(documents: list[np.ndarray], length: int) -> None:
-    sequences = list(packed(documents, length))
-    stream = np.concatenate([np.empty(0, np.int32), *documents])
-    assert len(sequences) == len(stream) // length
-    assert all(sequence.shape == (length,) and sequence.dtype == np.int32 for sequence in sequences)
-    np.testing.assert_array_equal(np.concatenate([np.empty(0), *sequences]), stream[: len(sequences) * length])
-
-
-@given(documents_of_any_length, st.integers(1, 9), st.data())
-def test_packing_resumes_anywhere(documents: list[np.ndarray], length: int, draw: st.DataObject) -> None:
-    whole = list(packed(documents, length))
-    done = draw.draw(st.integers(0, len(whole)))
-    iterator = packed(documents, length)
-    for _ in range(done):
-        next(iterator)
-    resumed = packed(documents, length)
-    resumed.set_state(json.loads(json.dumps(iterator.get_state())))
-    np.testing.assert_equal(list(resumed), whole[done:])
-
-
-def test_documents_are_bos_text_eos(config: DataConfig) -> None:
-    tokenizer = load_tokenizer(config.tokenizer)
-    tokens = tokenizer.encode("Fellow-Citizens of the Senate\n\nand 12 others")
-    assert tokens.dtype == np.int32 and tokens[0] == 1 and tokens[-1] == 2
-    assert np.array_equal(tokens, tokenizer.encode(b"Fellow-Citizens of the Senate\n\nand 12 others"))
-    assert tokenizer.decode(tokens) == "Fellow-Citizens of the Senate\n\nand 12 others"
-    assert pickle.loads(pickle.dumps(tokenizer)).vocab_size == tokenizer.vocab_size == VOCAB_SIZE
-
-
-def test_vocabulary_without_bos(tmp_path: pathlib.Path) -> None:
-    prefix = str(tmp_path / "like_t5")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["no beginning is marked here"] * 9),
-        model_prefix=prefix,
-        vocab_size=99,
-        hard_vocab_limit=False,
-        bos_id=-1,
-        eos_id=1,
-        unk_id=2,
-        minloglevel=2,
-    )
-    tokens = load_tokenizer(pathlib.Path(f"{prefix}.model")).encode("no beginning")
-    assert tokens[-1] == 1 and tokens.min() >= 0 and (tokens == 1).sum() == 1
 
 
 @pytest.mark.parametrize("shares", [1, 3])
@@ -225,15 +166,6 @@ def test_token_counts(config: DataConfig) -> None:
 def test_wrong_vocabulary_size(config: DataConfig) -> None:
     with pytest.raises(ValueError, match=r"512 pieces and the model 1000 .* --model.vocab-size 512"):
         text.token_counts(config, 1000)
-
-
-def test_missing_or_foreign_tokenizer(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/no.model.*experiments.corpus.*--data.tokenizer"):
-        load_tokenizer(tmp_path / "no.model")
-    for content in (b"", b"not a model"):
-        (tmp_path / "bad.model").write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.model is not a sentencepiece model.*experiments\.corpus"):
-            load_tokenizer(tmp_path / "bad.model")
 
 
 def advice(directory: pathlib.Path) -> str:

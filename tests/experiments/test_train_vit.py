@@ -3,10 +3,8 @@
 
 import dataclasses
 import io
-import os
 import pathlib
 import re
-import signal
 from collections.abc import Callable
 
 import jax
@@ -27,6 +25,7 @@ from experiments.training.step import TrainState
 from experiments.training.task import Diverged
 from experiments.vision_config import PRESETS, ImageConfig, VisionConfig, from_command_line
 from tests.experiments import small_imagenet
+from tests.experiments.runs import after, terminate
 
 STEPS = 20
 
@@ -81,32 +80,19 @@ def test_command_line() -> None:
 def test_broken_run_ends_as_an_unbroken_one(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write = metrics.MetricsLog.write
-
-    def write_and_terminate(log: metrics.MetricsLog, step: int, values: dict[str, float]) -> None:
-        write(log, step, values)
-        if step == 11:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     broken, unbroken = small(tmp_path / "broken"), small(tmp_path / "unbroken")
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.MetricsLog, "write", write_and_terminate)
+        terminate_at_11 = after(metrics.MetricsLog.write, terminate, lambda log, step, values: step == 11)
+        patch.setattr(metrics.MetricsLog, "write", terminate_at_11)
         with pytest.raises(Preempted):
             run(broken)
     assert re.search("Going on from step 1[12]:", run(broken))
 
     # The command does the same, and ends with a report.
-    command = ["digits", "--model.num-layers", "1", "--optimizer.refresh-every", "8", "--steps", str(STEPS)]
-    command += [
-        "--optimizer.method",
-        "adadecay",
-        "--log-every",
-        "1",
-        "--eval-every",
-        "10",
-        "--checkpoint-every",
-        str(STEPS),
-    ]
+    command = (
+        f"digits --model.num-layers 1 --optimizer.method adadecay --optimizer.refresh-every 8 --steps {STEPS} "
+        f"--log-every 1 --eval-every 10 --checkpoint-every {STEPS}"
+    ).split()
     assert train_vit.main([*command, "--workdir", str(unbroken.workdir)]) == 0
     output = capsys.readouterr().out
     assert f"{STEPS} steps of 64 images | adadecay (adam)" in output

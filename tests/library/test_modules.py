@@ -106,9 +106,9 @@ def test_any_rank_becomes_matrices_and_back() -> None:
     assert stack.names == ("w/0", "w/1")
     expected = np.stack([np.asarray(leaf[i]).transpose(0, 2, 1).reshape(20, 3) for i in range(2)])
     np.testing.assert_array_equal(stack.as_matrices(leaf), expected)
-    spread = stack.spread(jnp.array([10.0, 20.0]))
-    assert spread.shape == (2, 1, 1, 1)
-    np.testing.assert_array_equal((spread * leaf)[1], 20 * leaf[1])
+    ratios = stack.broadcast(jnp.array([10.0, 20.0]))
+    assert ratios.shape == (2, 1, 1, 1)
+    np.testing.assert_array_equal((ratios * leaf)[1], 20 * leaf[1])
 
 
 def test_two_stack_axes_are_named_by_both() -> None:
