@@ -52,7 +52,7 @@ class Options:
     topologies: tuple[str, ...] = ("v5e:4x4", "v5e:16x16")
     """TPU slices, as libtpu names them."""
     methods: tuple[Literal["alphadecay", "stochastic", "adamc", "scion", "scionc"], ...] = ("alphadecay", "stochastic")
-    """alphadecay: with exact eigenvalues (Jacobi). stochastic: with the stochastic solver. The others are themselves."""
+    """alphadecay: with exact eigenvalues (Jacobi). stochastic: with the stochastic solver."""
     fsdp: int = 0
     """Chips that share one copy of the weights; 0 means all."""
     out: pathlib.Path = pathlib.Path(__file__).parent / "tpu.md"
