@@ -95,56 +95,6 @@ def test_one_rate_against_numpy(method: str, coupling: str, params: dict[str, An
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-def shrinkage(config: Method, params: dict[str, Any], step: int) -> dict[str, float]:
-    """What share of themselves weights lose at a step, with gradients of zero."""
-    optimizer = make_optimizer(config, STEPS)
-    state, zeros = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
-    for _ in range(step):
-        updates, state = optimizer.update(zeros, state, params)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): -float(jnp.median(leaf))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(jnp.divide, updates, params))
-    }
-
-
-@pytest.mark.parametrize(
-    ("config", "corrected", "plain"),
-    [
-        (with_settings(BASE, "adamc"), ("layers/mlp/up_proj/kernel", "embed/embedding"), ("lm_head/kernel",)),
-        (with_settings(BASE, "adamc", correct_output=True), ("embed/embedding", "lm_head/kernel"), ()),
-        (dataclasses.replace(BASE, coupling="adamw", corrected=True), ("embed/embedding",), ("lm_head/kernel",)),
-        (with_settings(BASE, "scion"), (), ("layers/mlp/up_proj/kernel", "embed/embedding")),
-        (with_settings(BASE, "scionc"), ("layers/mlp/up_proj/kernel",), ("embed/embedding", "lm_head/kernel")),
-    ],
-)
-def test_what_is_corrected(
-    config: Method, corrected: tuple[str, ...], plain: tuple[str, ...], params: dict[str, Any]
-) -> None:
-    config = with_settings(config, warmup_fraction=0.0, final_fraction=0.0)
-    params = {**params, "lm_head": {"kernel": jnp.ones((64, 80))}}
-    step = 11
-    share = (1 + np.cos(np.pi * (step - 1) / STEPS)) / 2
-    found = shrinkage(config, params, step)
-    for names, power in ((corrected, 2), (plain, 1)):
-        expected = 0.01 * config.weight_decay * share**power
-        np.testing.assert_allclose([found[name] for name in names], [expected] * len(names), rtol=1e-5)
-
-
-def test_scion_steps_are_of_one_length_in_each_norm(params: dict[str, Any]) -> None:
-    settings = {"warmup_fraction": 0.0, "weight_decay": 0.0, "orthogonalize": "svd", "dtype": "float32"}
-    config = with_settings(BASE, "scion", output_radius=16.0, **settings)
-    after, _ = trained(config, params, 1)
-    moved = jax.tree.map(lambda new, old: np.abs(np.float64(new) - np.float64(old)), after, params)
-    up = np.float64(after["layers"]["mlp"]["up_proj"]["kernel"]) - np.float64(
-        params["layers"]["mlp"]["up_proj"]["kernel"]
-    )
-    values = np.linalg.svd(up, compute_uv=False)
-    np.testing.assert_allclose(values, 0.01 * np.sqrt(96 / 64), rtol=1e-3)
-    np.testing.assert_allclose(moved["embed"]["embedding"], 0.01 * 16 / 64, rtol=1e-3)
-    squares = np.square(moved["layers"]["input_norm"]["scale"]).mean(axis=1)
-    np.testing.assert_allclose(np.sqrt(squares), 0.01, rtol=1e-4)
-
-
 def test_none_is_uniform_without_decay(params: dict[str, Any]) -> None:
     found, _ = trained(with_settings(BASE, "none"), params, 4)
     same, _ = trained(with_settings(BASE, "uniform", weight_decay=0.0), params, 4)
