@@ -23,14 +23,14 @@ QUESTION = Question(
         "Scion": Arm(
             "One constant coefficient, tuned.",
             "scion",
-            {**_SHARED, "weight_decay": 0.4},
-            {"weight_decay": (0.1, 0.2, 0.4, 0.8)},
+            {**_SHARED, "weight_decay": 0.8},
+            {"weight_decay": (0.4, 0.8, 1.6, 3.2)},
         ),
         "ScionC": Arm(
             "A coefficient that follows the learning rate, for the matrices of the blocks; its peak tuned.",
             "scionc",
-            {**_SHARED, "weight_decay": 0.533},
-            {"weight_decay": (0.133, 0.267, 0.533, 1.067)},
+            {**_SHARED, "weight_decay": 1.067},
+            {"weight_decay": (0.533, 1.067, 2.133, 4.267)},
         ),
         "AdamW": Arm("As in the question of AdamW.", "uniform", ADAMW.arms["AdamW"].settings),
         "AdamC": Arm("As in the question of AdamW.", "adamc", ADAMW.arms["AdamC"].settings),
