@@ -24,6 +24,7 @@ print(json.dumps({"collectives": program.collectives, "in_loops": program.in_loo
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jax[tpu]'")
 @pytest.mark.parametrize("method", ["alphadecay", "stochastic"])
 def test_train_step_compiles_for_a_tpu_topology(method: str) -> None:
