@@ -9,12 +9,15 @@ INSTALLED := $(VENV)/.installed
 # LAPACK gets one small matrix after the other: its other threads would spin, and slow down what runs beside it.
 export OPENBLAS_NUM_THREADS ?= 1
 
+# Each worker begins with half of the tests in their order, so that tests of one file share what they compile.
+WORKERS := -n 2 --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help install pretrain test lint bench clean
+.PHONY: help install pretrain test test-fast lint bench clean
 
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'ARGS="..." adds options to pretrain, test and bench; PYTHON=... chooses the interpreter of .venv.'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'ARGS="..." adds options to pretrain, test, test-fast and bench; PYTHON=... chooses the interpreter of .venv.'
 
 install: $(INSTALLED)  ## Make .venv with the library, the experiments and every tool (about 2 minutes, once)
 
@@ -23,8 +26,12 @@ pretrain: $(INSTALLED)  ## Pre-train the nano LLaMA on the embedded corpus
 	$(RUN) experiments.train nano $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests and the library's doctests; coverage must reach 95%
-	$(RUN) pytest -n 2 --doctest-modules --cov=optax_alphadecay --cov-fail-under=95 \
+	$(RUN) pytest $(WORKERS) --doctest-modules --cov=optax_alphadecay --cov-fail-under=95 \
 	  optax_alphadecay tests $(ARGS)
+
+test-fast: $(INSTALLED)  ## Run the tests of the library but for the slow ones, in under 2 minutes
+	$(RUN) pytest $(WORKERS) --doctest-modules -m 'not slow' \
+	  optax_alphadecay tests/library tests/test_architecture.py $(ARGS)
 
 lint: $(INSTALLED)  ## Check style and types
 	$(RUN) ruff check .

@@ -26,11 +26,6 @@ def compile_quickly() -> None:
         jax.config.update("jax_disable_most_optimizations", True)
 
 
-def users_environment(xla_flags: str = "") -> dict[str, str]:
-    """The environment of a child process that compiles as users do, with these flags of XLA's and no others."""
-    return os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": xla_flags}
-
-
 def keep_programs(folder: str) -> None:
     """Keeps compiled programs in a folder, here and in child processes, because tests compile the same ones."""
     for name, value in {

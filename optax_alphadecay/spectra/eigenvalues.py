@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_alphadecay.distribution import pcast_varying, varying_axes
 from optax_alphadecay.grouping import map_groups, split
 from optax_alphadecay.spectra.lanczos import Stochastic, quadrature, stochastic
 from optax_alphadecay.spectra.tridiagonal import bisect
@@ -17,6 +18,8 @@ from optax_alphadecay.spectra.tridiagonal import bisect
 T = TypeVar("T")
 SolverName = Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"]
 Solver = SolverName | Stochastic
+# Separate matrices are copied to blocks of at most so many bytes, or of one matrix.
+_BLOCK_BYTES = 4 * 2**20
 _Reduced = tuple[jax.Array, jax.Array, jax.Array]  # diagonals, off-diagonals, scales
 
 
@@ -204,24 +207,71 @@ def _lower_gram(matrix: jax.Array) -> jax.Array:
 def _map_matrices(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> list[T]:
     """Apply a function to every matrix of every stack, with the intermediates of one matrix in memory at a time.
 
-    There is one loop for each shape. It picks separate leaves inside: without a loop nothing would keep the compiler
-    from having the Gram matrices of all of them alive at once.
+    There is one loop for the stacks of each shape, and one for the separate matrices: without a loop nothing would keep
+    the compiler from having the Gram matrices of all of them alive at once.
     """
 
     def map_group(group: list[jax.Array]) -> list[T]:
-        sizes = [len(stack) for stack in group]
-        pick = [functools.partial(_matrix_at, stack) for stack in group]
-        stack_index = np.repeat(np.arange(len(sizes)), sizes)
-        row_index = np.concatenate([np.arange(size) for size in sizes])
-        results = jax.lax.map(
-            lambda index: function(jax.lax.switch(index[0], pick, index[1])), (stack_index, row_index)
-        )
-        leaves, structure = jax.tree.flatten(results)
-        parts = zip(*(split(leaf, sizes) for leaf in leaves), strict=True)
+        mapped = _map_separate(function, group) if len(group[0]) == 1 else _map_stacked(function, group)
+        leaves, structure = jax.tree.flatten(mapped)
+        parts = zip(*(split(leaf, [len(stack) for stack in group]) for leaf in leaves), strict=True)
         return [jax.tree.unflatten(structure, part) for part in parts]
 
-    return map_groups(lambda groups: map(map_group, groups), stacks, key=lambda stack: (stack.shape[1:], stack.dtype))
+    def alike(stack: jax.Array) -> tuple[object, ...]:
+        return len(stack) == 1, stack.shape[1:], stack.dtype
+
+    return map_groups(lambda groups: map(map_group, groups), stacks, key=alike)
 
 
-def _matrix_at(stack: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(stack, index, keepdims=False)
+def _map_stacked(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> T:
+    """Apply a function to every matrix of stacks ``[k, m, n]``, picked one at a time; results are concatenated."""
+    sizes = [len(stack) for stack in stacks]
+    pick = [functools.partial(jax.lax.dynamic_index_in_dim, stack, keepdims=False) for stack in stacks]
+    stack_index = np.repeat(np.arange(len(sizes)), sizes)
+    row_index = np.concatenate([np.arange(size) for size in sizes])
+    mapped: T = jax.lax.map(lambda index: function(jax.lax.switch(index[0], pick, index[1])), (stack_index, row_index))
+    return mapped
+
+
+def _map_separate(function: Callable[[jax.Array], T], matrices: list[jax.Array]) -> T:
+    """Apply a function to separate matrices ``[1, m, n]``; results are concatenated.
+
+    The matrices are copied block by block: a compiler takes some 20 ms for each block, and would for each matrix.
+    """
+    length = _block_length(len(matrices), matrices[0].size * matrices[0].dtype.itemsize)
+    blocks = [matrices[start : start + length] for start in range(0, len(matrices), length)]
+
+    def stacked(block: list[jax.Array]) -> jax.Array:
+        return jnp.pad(jnp.concatenate(block), ((0, length - len(block)), (0, 0), (0, 0)))
+
+    def map_block(index: jax.Array) -> T:
+        matrices_BxMxN = jax.lax.switch(index, [functools.partial(stacked, block) for block in blocks])
+        in_block = jnp.minimum(length, len(matrices) - index * length)
+        mapped: T = jax.lax.map(
+            lambda row: _unless_padding(function, row[0] < in_block, row[1]), (np.arange(length), matrices_BxMxN)
+        )
+        return mapped
+
+    by_block = jax.lax.map(map_block, np.arange(len(blocks)))
+    mapped: T = jax.tree.map(
+        lambda leaf: leaf.reshape(len(blocks) * length, *leaf.shape[2:])[: len(matrices)], by_block
+    )
+    return mapped
+
+
+def _block_length(count: int, size: int) -> int:
+    """Choose how many matrices of ``size`` bytes to copy at once: a divisor of their number if one is near the most."""
+    most = min(max(_BLOCK_BYTES // size, 1), count)
+    return next((length for length in range(most, most // 2, -1) if count % length == 0), most)
+
+
+def _unless_padding(function: Callable[[jax.Array], T], is_matrix: jax.Array, matrix: jax.Array) -> T:
+    """Apply a function to a matrix; where it is padding, give zeros, which cost nothing."""
+    axes = varying_axes([matrix])
+
+    def zeros() -> T:
+        shapes = jax.eval_shape(function, matrix)
+        return jax.tree.map(lambda leaf: pcast_varying(jnp.zeros(leaf.shape, leaf.dtype), axes), shapes)
+
+    result: T = jax.lax.cond(is_matrix, lambda: function(matrix), zeros)
+    return result

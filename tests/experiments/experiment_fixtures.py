@@ -113,6 +113,9 @@ def finished_run(tiny_command: list[str], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def command(tiny_command: list[str], tmp_path: pathlib.Path) -> list[str]:
-    """The command line of the small run, in the test's own directory."""
+def command(tiny_command: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line of the small run, in the test's own directory; in this process it draws no figures."""
+    from experiments.training import figures
+
+    monkeypatch.setattr(figures, "draw", lambda *args: [])
     return [*tiny_command, "--workdir", str(tmp_path)]

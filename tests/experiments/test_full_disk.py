@@ -77,6 +77,7 @@ def test_full_disk_behind_the_training(
     assert checksums.newest_intact(tmp_path) == (2, {})
 
 
+@pytest.mark.slow
 def test_full_disk_loses_nothing(
     finished_run: FinishedRun,
     command: list[str],

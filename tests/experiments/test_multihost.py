@@ -34,10 +34,10 @@ except Stop:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_one_goes_on(
-    finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*tiny_command, "--workdir", str(tmp_path)]
     first, second = run_processes(2, "-c", STOPPED_RUN, "32", *command, "--mesh.fsdp", "2")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "Compiling the step" in first.stdout and "step 30/60 | validation loss" in first.stdout
@@ -81,6 +81,7 @@ train.main([*command, "--workdir", workdir])
 """
 
 
+@pytest.mark.slow
 def test_processes_look_and_fail_together(
     finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path
 ) -> None:

@@ -32,6 +32,7 @@ def interrupt_validation(number: int) -> Callable[[Config], Iterator[Any]]:
     return interrupted
 
 
+@pytest.mark.slow
 def test_preemption_loses_nothing(
     finished_run: FinishedRun,
     command: list[str],

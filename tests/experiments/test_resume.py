@@ -32,13 +32,13 @@ train.main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_bit_for_bit(
     finished_run: FinishedRun,
-    tiny_command: list[str],
+    command: list[str],
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = [*tiny_command, "--workdir", str(tmp_path)]
     script = [sys.executable, "-c", KILLED_RUN, "37", *command]
     killed = subprocess.run(script, cwd=pathlib.Path(__file__).parents[2], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()

@@ -52,6 +52,7 @@ train.main(sys.argv[3:])
 """
 
 
+@pytest.mark.slow
 def test_kill_while_saving_takes_the_checkpoint_before(
     finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,12 +163,12 @@ def test_no_intact_checkpoint_is_an_error(tmp_path: pathlib.Path) -> None:
 
 
 def test_damaged_last_checkpoint_of_a_run(
-    finished_run: FinishedRun, tiny_command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    finished_run: FinishedRun, command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(finished_run.workdir, workdir)
     flip(workdir / "checkpoints" / str(STEPS))
-    command = [*tiny_command, "--workdir", str(workdir)]
+    command = [*command, "--workdir", str(workdir)]
     assert evaluate.main(command) == 0
     output = capsys.readouterr()
     assert output.out.startswith("step 56: validation perplexity")

@@ -77,6 +77,7 @@ def test_command_line() -> None:
     assert preset.steps == round(120 * 1_281_167 / preset.batch_size)
 
 
+@pytest.mark.slow
 def test_broken_run_ends_as_an_unbroken_one(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

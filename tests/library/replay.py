@@ -16,7 +16,6 @@ from flax import nnx
 from experiments.config import ModelConfig
 from experiments.models.llama import next_token_loss
 from experiments.models.torch_weights import from_torch, to_torch
-from tests import compiler
 
 CONFIG = ModelConfig(64, 172, 4, 2, vocab_size=128, compute_dtype="float32")
 _FOLDER = pathlib.Path(__file__).parents[1] / "data" / "trajectory"
@@ -80,6 +79,7 @@ def run(
     *,
     stacked: bool = True,
     keep: Collection[int] = (),
+    compiler_options: dict[str, Any] | None = None,
 ) -> Replay:
     """Trains the recorded model from its initial weights on its batches.
 
@@ -89,6 +89,7 @@ def run(
         stacked: True for the parameters of `Llama`, as a nested dict with blocks stacked. False for a flat dict
             `{PyTorch name: weight}`, matrices `[out, in]`, in which single blocks can be selected.
         keep: Numbers of updates after which the optimizer's state is kept; 0 is the initial state.
+        compiler_options: For the step; None compiles as tests do.
 
     Returns:
         Losses, gradient norms, final weights and the states in `keep`.
@@ -98,7 +99,7 @@ def run(
     params: Any = nnx.to_pure_dict(variables) if stacked else to_torch(model)
     build = functools.partial(nnx.merge, graphdef) if stacked else functools.partial(from_torch, CONFIG)
 
-    @functools.partial(jax.jit, compiler_options=compiler.USERS_OPTIONS)
+    @functools.partial(jax.jit, compiler_options=compiler_options)
     def step(params: Any, state: Any, tokens_BxL: jax.Array) -> tuple[Any, Any, jax.Array, jax.Array]:
         loss, gradients = jax.value_and_grad(lambda params: next_token_loss(build(params), tokens_BxL))(params)
         gradients = without_padding_row(gradients)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import optax_alphadecay as oad
+from optax_alphadecay.spectra import eigenvalues as eigenvalues_lib
 from optax_alphadecay.spectra.eigenvalues import Solver, SolverName, eigenvalues_of_stacks
 from tests import compiler
 
@@ -47,13 +48,33 @@ def test_svd_keeps_small_eigenvalues() -> None:
     assert error["svd"] < 1e-2 < error["tridiagonal"]
 
 
-def test_separate_leaves_are_streamed() -> None:
-    """Sixteen Gram matrices of separate leaves take no more memory than a few."""
-    leaves = [jax.ShapeDtypeStruct((1, 128, 128), jnp.float32)] * 16
-    one = 128 * 128 * 4
+def test_separate_matrices_are_streamed() -> None:
+    """Sixteen separate matrices take no more memory than a block of four of them and a few Gram matrices."""
+    matrices = [jax.ShapeDtypeStruct((1, 512, 512), jnp.float32)] * 16
+    one = 512 * 512 * 4
     for solver in ("tridiagonal", "eigvalsh"):
-        memory: Any = eigenvalues_of_stacks.lower(leaves, solver).compile(compiler.USERS_OPTIONS).memory_analysis()
-        assert memory.temp_size_in_bytes < 8 * one
+        memory: Any = eigenvalues_of_stacks.lower(matrices, solver).compile(compiler.USERS_OPTIONS).memory_analysis()
+        assert memory.temp_size_in_bytes < 12 * one
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_blocks_of_separate_matrices_leave_none_out(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigenvalues_lib, "_BLOCK_BYTES", 3 * 5 * 6 * 4)
+    rng = np.random.default_rng(4)
+    matrices = [jnp.asarray(rng.normal(size=(1, 5, 6)), jnp.float32) for _ in range(count)]
+    expected = squared_singular_values(np.concatenate(matrices))
+    jax.clear_caches()  # of what was traced with larger blocks
+    found = jnp.concatenate(eigenvalues_of_stacks(matrices, "tridiagonal"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_program_grows_with_the_number_of_separate_matrices_and_not_with_its_square() -> None:
+    def length(count: int) -> int:
+        matrices = [jax.ShapeDtypeStruct((1, 8, 8), jnp.float32)] * count
+        return len(eigenvalues_of_stacks.lower(matrices, "eigvalsh").as_text())
+
+    few, more, most = length(50), length(100), length(200)
+    assert most - more < 2.2 * (more - few)
 
 
 def test_stacks_of_one_size_are_solved_together_and_returned_in_order() -> None:

@@ -52,6 +52,7 @@ def decompositions(instructions: list[Instruction]) -> list[str]:
     return [instruction.target for instruction in instructions if DECOMPOSITION.search(instruction.target)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shapes", "solver", "steps"),
     [

@@ -15,6 +15,9 @@ from tests.library.registry import GRADIENTS, MASK, MODULES, PARAMS, REGISTRY, S
 
 Carry = tuple[Any, Any]  # params and state
 
+# Four hundred tests that reach no lines which others leave out, and are quicker without being measured.
+pytestmark = pytest.mark.no_cover
+
 DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
 each = pytest.mark.parametrize("name", REGISTRY)
 

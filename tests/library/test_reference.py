@@ -15,6 +15,7 @@ import pytest
 
 import optax_alphadecay as oad
 from optax_alphadecay.spectra.eigenvalues import Solver
+from tests import compiler
 from tests.library import replay
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -54,6 +55,7 @@ def spectrum(matrix: bytes, shape: tuple[int, int], solver: Solver) -> jax.Array
     return oad.eigenvalues(np.frombuffer(matrix, np.float32).reshape(shape), solver=solver)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYNTHETIC)
 @pytest.mark.parametrize("fit", FITS)
 def test_alpha_of_synthetic_matrix(name: str, fit: str) -> None:
@@ -152,14 +154,19 @@ RUNS = {
 }
 
 
+AS_USERS_COMPILE = "adam_alphadecay_0.6666_3"
+
+
 def some_modules() -> dict[str, bool]:
     return replay.recorded_modules(replay.record("adam_alphadecay_0.6666_3"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_replay_ends_at_the_recorded_weights(name: str) -> None:
     recorded = replay.record(name)
-    run = replay.run(RUNS[name](some_modules()), stacked=False, keep=range(1, 61))
+    options = compiler.USERS_OPTIONS if name == AS_USERS_COMPILE else None
+    run = replay.run(RUNS[name](some_modules()), stacked=False, keep=range(1, 61), compiler_options=options)
     np.testing.assert_allclose(run.losses, recorded["loss"], rtol=2e-4)
     assert replay.largest_difference(run.weights, f"{name}_final_weights") < 2e-4
     if "alphadecay" in name:
@@ -184,6 +191,7 @@ def check_refreshes(recorded: dict[str, Any], states: dict[int, Any], rtol: floa
         assert not rows
 
 
+@pytest.mark.slow
 def test_adadecay_refreshes() -> None:
     """The recorded run decays no module for nine updates, an integer truncation there; ours is made to do the same."""
     recorded = replay.record("adam_adadecay")

@@ -39,6 +39,7 @@ def compiled(method: str) -> dict[str, Any]:
     return program
 
 
+@pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("method", ["alphadecay", "stochastic"])
 def test_train_step_compiles_for_a_tpu_topology(method: str) -> None:
@@ -51,6 +52,7 @@ def test_train_step_compiles_for_a_tpu_topology(method: str) -> None:
     assert 2 * 128 * 344 * 4 <= program["moved"] * 1e6 < 2.1 * 128 * 344 * 4
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_scion_moves_each_shape_there_and_back() -> None:
     """Of 16 chips, each orthogonalises its share of the 12, 6 and 3 matrices of a shape, in bfloat16."""
