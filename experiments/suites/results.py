@@ -121,7 +121,7 @@ def measured(workdir: pathlib.Path) -> dict[str, Any]:
         The fields `curve`, `final` and `refreshes` of its result.
     """
     metrics = read_metrics(workdir / "metrics.jsonl")
-    names = sorted({name for line in metrics for name in line if name.split("/")[0] in ("train", "validation")})
+    names = sorted({name for line in metrics for name in line if name.split("/")[0] in ("train", "validation", "norm")})
     curve = {}
     for name in names:
         steps, values = series(metrics, name)
