@@ -15,7 +15,7 @@ SOURCES = sorted(
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FILE, LONGEST_BODY, FULLEST_FOLDER = 300, 40, 16
 
-CONFIG = {"__init__", "command_line", "config", "methods", "presets", "style", "vision_config"}
+CONFIG = {"__init__", "command_line", "config", "finetune_config", "methods", "presets", "style", "vision_config"}
 PROGRAMS = {path.stem for path in (ROOT / "experiments").glob("*.py")} - CONFIG
 ARROWS = [
     (line.split("-->")[0].split("[")[0].strip(), line.split("-->")[1].split("[")[0].strip())

@@ -65,20 +65,21 @@ def addresses() -> list[Address]:
     return [Address(*row) for row in zip(table["source_url"], table["date"], table["text"], strict=True)]
 
 
-def passages(text: str) -> list[str]:
+def passages(text: str, longest: int = MAX_CHARACTERS) -> list[str]:
     """Cuts a document between paragraphs into documents as long as C4's.
 
     Args:
         text: Paragraphs separated by blank lines, or one a line if there are no blank lines.
+        longest: Most characters of a run of several paragraphs.
 
     Returns:
-        Runs of whole paragraphs of at most MAX_CHARACTERS, unless a single paragraph is longer. Nothing is
+        Runs of whole paragraphs of at most that length, unless a single paragraph is longer. Nothing is
         lost: joined by what separates the paragraphs they are `text` again.
     """
     documents: list[str] = []
     separator = PARAGRAPH_BREAK if PARAGRAPH_BREAK in text else "\n"
     for paragraph in text.split(separator):
-        if documents and len(documents[-1]) + len(separator) + len(paragraph) <= MAX_CHARACTERS:
+        if documents and len(documents[-1]) + len(separator) + len(paragraph) <= longest:
             documents[-1] += separator + paragraph
         else:
             documents.append(paragraph)

@@ -24,6 +24,10 @@ class Records:
         """
         self._source, self._split = source, source.dataset_info.splits[split]
         self._ends = list(itertools.accumulate(self._split.shard_lengths))
+        self.features: Mapping[str, Any] = source.dataset_info.features
+        """What a record has, by name."""
+        self.splits = tuple(source.dataset_info.splits)
+        """All splits of the data set."""
 
     def __len__(self) -> int:
         """Number of records."""

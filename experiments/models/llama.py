@@ -8,6 +8,7 @@
 #   M: the same L tokens, as keys    R: H / 2, pairs that rotary positions rotate
 #   1: an axis to broadcast over
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -157,21 +158,39 @@ class Llama(nnx.Module):
         Returns:
             float32 `logits_BxLxV`.
         """
+        x_BxLxD, _ = self.run_blocks(tokens_BxL)
+        return self.lm_head(self.final_norm(x_BxLxD), out_dtype=jnp.float32)
+
+    def run_blocks(
+        self, tokens_BxL: jax.Array, keep: Callable[[jax.Array], Any] = lambda x_BxLxD: None
+    ) -> tuple[jax.Array, Any]:
+        """Computes the residual stream after the last block.
+
+        Args:
+            tokens_BxL: int32 tokens below `vocab_size`.
+            keep: What to keep of the stream after each block; by default nothing.
+
+        Returns:
+            `x_BxLxD` before the final norm, in the compute dtype, and what was kept, stacked over the blocks.
+        """
         rotations = _rotations(self.config, tokens_BxL.shape[1])
         graphdef, blocks = nnx.split(self.layers)
 
-        def apply_block(x_BxLxD: jax.Array, block: nnx.State[Any, Any]) -> tuple[jax.Array, None]:
-            return constrain_rows(nnx.merge(graphdef, block)(x_BxLxD, rotations)), None
+        def apply_block(x_BxLxD: jax.Array, block: nnx.State[Any, Any]) -> tuple[jax.Array, Any]:
+            x_BxLxD = constrain_rows(nnx.merge(graphdef, block)(x_BxLxD, rotations))
+            return x_BxLxD, keep(x_BxLxD)
 
         # Even without remat, only the projections are kept: recomputing attention scores and elementwise
         # operations costs less than writing and reading them.
-        keep = None if self.config.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        apply_block = jax.checkpoint(apply_block, prevent_cse=False, policy=keep)
+        policy = None if self.config.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        apply_block = jax.checkpoint(apply_block, prevent_cse=False, policy=policy)
+        return jax.lax.scan(apply_block, self.embed_tokens(tokens_BxL), blocks)
+
+    def embed_tokens(self, tokens_BxL: jax.Array) -> jax.Array:
+        """The residual stream before the first block, `x_BxLxD`, in the compute dtype."""
         # Looked up in float32: the gradient of a frequent token is a long sum.
         embedding_VxD = constrain_whole(self.embed.embedding[...])
-        x_BxLxD = constrain_rows(jnp.take(embedding_VxD, tokens_BxL, axis=0).astype(self.config.compute_dtype))
-        x_BxLxD, _ = jax.lax.scan(apply_block, x_BxLxD, blocks)
-        return self.lm_head(self.final_norm(x_BxLxD), out_dtype=jnp.float32)
+        return constrain_rows(jnp.take(embedding_VxD, tokens_BxL, axis=0).astype(self.config.compute_dtype))
 
     def loss(self, tokens_BxL: jax.Array) -> jax.Array:
         """What a training step lowers: `next_token_loss`."""

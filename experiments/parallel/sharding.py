@@ -50,6 +50,12 @@ def make_mesh(config: RunConfig) -> jax.sharding.Mesh:
     return jax.make_mesh((devices // fsdp, fsdp), BATCH, axis_types=auto)
 
 
+def one_device_mesh() -> jax.sharding.Mesh:
+    """A mesh of this process's first device alone, with the axes of `make_mesh`."""
+    auto = (jax.sharding.AxisType.Auto,) * len(BATCH)
+    return jax.make_mesh((1, 1), BATCH, axis_types=auto, devices=jax.local_devices()[:1])
+
+
 def shardings(tree: Any, mesh: jax.sharding.Mesh, spec_of: SpecOf) -> Any:
     """Where every leaf of parameters and optimizer states lies.
 

@@ -14,7 +14,7 @@ from experiments.training.metrics import read_metrics, series
 MOST_REFRESHES = 200
 """A run with more refreshes keeps an even share of them, its first and its last."""
 
-_CURVES = ("train/", "validation/", "norms/mean/")
+_CURVES = ("train/", "validation/", "norm/", "norms/mean/")
 _SCORE, _RATIO = "alphadecay/score/", "alphadecay/ratio/"
 
 

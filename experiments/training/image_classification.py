@@ -34,6 +34,10 @@ class ImageClassification:
         batches: TrainBatches = train_iterator(config.data, batch_size=config.batch_size, seed=config.seed, rows=rows)
         return batches
 
+    def first_params(self, config: VisionConfig, mesh: jax.sharding.Mesh, drawn: Any) -> Any:
+        """Begins with random weights."""
+        return drawn
+
     def validate(self, run: Run) -> tuple[dict[str, float], str]:
         """Measures loss and accuracy on the whole validation split, each image counted once."""
         config = run.config

@@ -36,6 +36,10 @@ class LanguageModeling:
         check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
         return train_iterator(config.data, batch_size=config.batch_size, seed=config.seed, rows=rows)
 
+    def first_params(self, config: Config, mesh: jax.sharding.Mesh, drawn: Any) -> Any:
+        """Begins with random weights."""
+        return drawn
+
     def validate(self, run: Run) -> tuple[dict[str, float], str]:
         """Measures the perplexity."""
         batches = run.preemption.watch(validation_set(run.config))

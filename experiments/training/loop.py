@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import rich.console
 
 from experiments.config import RunConfig, check
@@ -60,11 +61,23 @@ def set_up(config: RunConfig, preemption: Preemption, task: Task) -> Run:
         opt_state = jax.eval_shape(optimizer.init, params)
         shapes: TrainState = sharding.abstract(TrainState(params, opt_state), mesh, task.network.spec_of)
         restored = checkpoints.restore(*shapes, batches)
-        step, *state = restored or (0, *first_state(config, optimizer, mesh, task.network))
+        step, *state = restored or (0, *_begin(config, optimizer, mesh, task))
         return Run(
             config, task, mesh, graphdef, optimizer, batches, checkpoints, preemption, TrainState(*state), step,
             stack.pop_all(),
         )  # fmt: skip
+
+
+def _begin(
+    config: RunConfig, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, task: Task
+) -> TrainState:
+    """The state before the first step: random weights, or what the task begins with."""
+    state = first_state(config, optimizer, mesh, task.network)
+    params = task.first_params(config, mesh, state.params)
+    if params is state.params:
+        return state
+    places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
+    return TrainState(params, jax.jit(optimizer.init, out_shardings=places)(params))
 
 
 def resume(run: Run, console: rich.console.Console) -> None:

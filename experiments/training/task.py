@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import rich.console
@@ -51,6 +52,21 @@ class Task(Protocol):
         Raises:
             ValueError: If the data and the settings contradict each other.
             FileNotFoundError: If the data is missing.
+        """
+
+    def first_params(self, config: Any, mesh: jax.sharding.Mesh, drawn: Any) -> Any:
+        """The parameters that a run begins with.
+
+        Args:
+            config: The run.
+            mesh: Its devices.
+            drawn: Parameters drawn at random.
+
+        Returns:
+            `drawn`, or a tree like it.
+
+        Raises:
+            ValueError: If they cannot be read.
         """
 
     def validate(self, run: "Run") -> tuple[dict[str, float], str]:
@@ -124,8 +140,20 @@ def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
         values, text = run.task.validate(run)
     except Preempted:
         return  # the run that goes on makes it up
-    log.write(run.step, {f"validation/{name}": value for name, value in values.items()})
+    sizes = {f"norm/{kind}": float(size) for kind, size in jax.device_get(weight_sizes(run.state.params)).items()}
+    log.write(run.step, {**{f"validation/{name}": value for name, value in values.items()}, **sizes})
     console.print(f"step {run.step}/{run.config.steps} | {text}")
+
+
+@jax.jit
+def weight_sizes(params: Any) -> dict[str, jax.Array]:
+    """Root mean square of the weights of the blocks' matrices, over all blocks, by type, such as `q_proj`."""
+    squares = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params["layers"]):
+        *_, kind, name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if name == "kernel":
+            squares[kind] = jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
+    return squares
 
 
 def save(run: Run, log: MetricsLog, console: rich.console.Console) -> None:

@@ -1,0 +1,201 @@
+"""Labelled texts: nothing leaks into another split, every text is read once an epoch, and bad input is named."""
+# SPDX-License-Identifier: Apache-2.0
+
+import collections
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from experiments.data import labelled, speeches
+from experiments.data.documents import fingerprint
+from experiments.data.labelled import Example, LabelledBatches, encode, load, without_copies
+from experiments.data.tokenizer import load_tokenizer
+from experiments.finetune_config import LabelledBatch, LabelledConfig
+
+SPLITS = ("train", "validation", "test")
+
+
+def write(folder: pathlib.Path, **splits: list[tuple[str, object]]) -> LabelledConfig:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return LabelledConfig(folder.name, "folder", folder)
+
+
+@pytest.mark.parametrize("task", ["party", "half-century"])
+def test_no_speaker_document_or_text_is_in_two_splits(task: str) -> None:
+    found = load(LabelledConfig(task))
+    speaker_of = {speech.url: speech.speaker for speech in speeches.speeches()}
+    urls = {split: {example.source.partition("#")[0] for example in found.splits[split]} for split in SPLITS}
+    speakers = {split: {speaker_of[url] for url in urls[split]} for split in SPLITS}
+    texts = {split: {fingerprint(example.text) for example in found.splits[split]} for split in SPLITS}
+    for first, second in itertools.combinations(SPLITS, 2):
+        assert urls[first].isdisjoint(urls[second])
+        assert speakers[first].isdisjoint(speakers[second])
+        assert texts[first].isdisjoint(texts[second])
+    for split in SPLITS:
+        assert {example.label for example in found.splits[split]} == set(range(len(found.labels)))
+        per_address = collections.Counter(example.source.partition("#")[0] for example in found.splits[split])
+        assert max(per_address.values()) <= speeches.PASSAGES_OF_AN_ADDRESS
+
+
+def test_speakers_are_people_whatever_their_terms() -> None:
+    every = speeches.speeches()
+    assert {speech.party for speech in every if speech.speaker == "Grover Cleveland"} == {"Democratic"}
+    # Two terms apart.
+    assert {2018, 2026} <= {speech.year for speech in every if speech.speaker == "Donald J. Trump"}
+    named = {"George Washington": 0, "Abraham Lincoln": 1, "Franklin D. Roosevelt": 2, "Ronald Reagan": 3}
+    examples = [example for split in load(LabelledConfig("half-century")).splits.values() for example in split]
+    labels = {example.source.partition("#")[0]: example.label for example in examples}
+    assert all(labels[speech.url] == named[speech.speaker] for speech in every if speech.speaker in named)
+
+
+def test_copies_in_later_splits_are_dropped_and_counted(tmp_path: pathlib.Path) -> None:
+    config = write(
+        tmp_path / "copies",
+        train=[("one", 0), ("Two, two!", 1), ("three", 0), ("four", 1), ("four", 1)],
+        validation=[("two TWO", 1), ("five", 0), ("six", 1)],
+        test=[("three.", 0), (" six", 1), ("seven", 1)],
+    )
+    found = load(config)
+    assert {split: [each.text for each in found.splits[split]] for split in SPLITS} == {
+        "train": ["one", "four", "four"],
+        "validation": ["two TWO", "five"],
+        "test": ["three.", " six", "seven"],
+    }
+    assert found.dropped == {"train": 2, "validation": 1, "test": 0}
+    splits = {split: [Example("same", 0, "x")] for split in SPLITS}
+    assert without_copies(splits)[1] == {"train": 1, "validation": 1, "test": 0}
+
+
+def test_a_held_out_part_has_no_copies_and_stays_the_same(tmp_path: pathlib.Path) -> None:
+    rows: list[tuple[str, object]] = [(f"text {number}", number % 2) for number in range(200)]
+    config = write(tmp_path / "held", train=rows + rows[:40], test=[("other", 0)])
+    found = load(dataclasses.replace(config, hold_out=0.2))
+    marks = {split: {fingerprint(each.text) for each in examples} for split, examples in found.splits.items()}
+    assert marks["train"].isdisjoint(marks["validation"]) and found.dropped["train"] == 0
+    assert sum(map(len, found.splits.values())) == 241
+    assert 0.1 < len(marks["validation"]) / 200 < 0.3
+    smaller = load(dataclasses.replace(write(tmp_path / "less", train=rows[:100]), hold_out=0.2))
+    assert {fingerprint(each.text) for each in smaller.splits["validation"]} < marks["validation"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": [("a", None), ("b", 1)], "validation": [("c", 0)]}, r"train\.jsonl:1 has no label but text, label"),
+        (
+            {"train": [("a", 0), ("b", 1)], "validation": [("c", 2)]},
+            r"validation\.jsonl:1 has the unknown label 2: .*0, 1",
+        ),
+        ({"train": [("a", 0), (" ", 1)], "validation": [("c", 0)]}, r"train\.jsonl:2 has an empty text"),
+        ({"train": [("a", 1), ("b", 1)], "validation": [("c", 1)]}, "the train split of bad has one class only"),
+        (
+            {"train": [("a", 0), ("b", 1)], "test": [("c", 0)]},
+            "bad has no validation split but train, test: --hold-out",
+        ),
+        ({"validation": [("c", 0)]}, "bad has no train split but validation"),
+        ({"train": [("a", 0)], "validation": [("A", 0)]}, "all texts of the train split of bad have a copy"),
+    ],
+)
+def test_bad_sets_are_named(tmp_path: pathlib.Path, splits: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load(write(tmp_path / "bad", **splits))
+    assert "\n" not in str(error.value)
+
+
+def test_labels_may_be_words_and_have_names(tmp_path: pathlib.Path) -> None:
+    words = write(tmp_path / "words", train=[("a", "no"), ("b", "yes")], validation=[("c", "yes")])
+    assert load(words).labels == ("no", "yes")
+    assert [each.label for each in load(words).splits["validation"]] == [1]
+    named = write(tmp_path / "named", train=[("a", 0), ("b", 2)], validation=[("c", 1)])
+    (tmp_path / "named" / "labels.txt").write_text("bad\nfair\ngood\n")
+    assert load(named).labels == ("bad", "fair", "good")
+    assert [each.label for each in load(named).splits["validation"]] == [1]
+
+
+def test_texts_keep_their_end_mark_when_cut(tiny_command: list[str]) -> None:
+    tokenizer = load_tokenizer(pathlib.Path(tiny_command[tiny_command.index("--data.tokenizer") + 1]))
+    texts = ["short", "a much longer text about nothing in particular, cut before its end"]
+    batch = encode([Example(text, label, "x") for label, text in enumerate(texts)], tokenizer, 12)
+    for row, text in enumerate(texts):
+        whole = tokenizer.encode(text)
+        length = int(batch.lengths[row])
+        assert length == min(12, len(whole)) and not batch.tokens[row, length:].any()
+        np.testing.assert_array_equal(batch.tokens[row, : length - 1], whole[: length - 1])
+        assert batch.tokens[row, length - 1] == whole[-1]
+    np.testing.assert_array_equal(batch.labels, [0, 1])
+
+
+def numbered(number: int) -> LabelledBatch:
+    every = np.arange(number, dtype=np.int32)
+    return LabelledBatch(every[:, None], every, every)
+
+
+def test_every_epoch_has_every_text_once_in_its_own_order() -> None:
+    batches = LabelledBatches(numbered(10), batch_size=4, seed=3, rows=np.arange(4))
+    read = np.concatenate([next(batches).labels for _ in range(5)])
+    assert sorted(read[:10]) == sorted(read[10:]) == list(range(10))
+    assert not np.array_equal(read[:10], read[10:])
+    other = LabelledBatches(numbered(10), batch_size=4, seed=4, rows=np.arange(4))
+    assert not np.array_equal(next(other).labels, read[:4])
+
+
+def test_batches_resume_and_are_the_same_whoever_reads_them() -> None:
+    whole = LabelledBatches(numbered(7), batch_size=4, seed=0, rows=np.arange(4))
+    part = LabelledBatches(numbered(7), batch_size=4, seed=0, rows=np.array([1, 3]))
+    expected = [next(whole) for _ in range(6)]
+    state: dict[str, Any] = {}
+    for step, batch in enumerate(expected):
+        state = json.loads(json.dumps(part.get_state())) if step == 3 else state
+        for ours, theirs in zip(next(part), batch, strict=True):
+            np.testing.assert_array_equal(ours, theirs[[1, 3]])
+    part.set_state(state)
+    np.testing.assert_array_equal(next(part).labels, expected[3].labels[[1, 3]])
+
+
+class Opinions(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc]
+    """A set like glue/sst2: its text is called a sentence, and the labels of its test split are secret."""
+
+    VERSION = tfds.core.Version("2.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        label = tfds.features.ClassLabel(names=["negative", "positive"])
+        features = tfds.features.FeaturesDict({"sentence": tfds.features.Text(), "label": label})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in SPLITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number in range(4):
+            yield number, {"sentence": f"{split} {number}", "label": -1 if split == "test" else number % 2}
+
+
+def test_a_set_of_tfds_is_read_by_name(tmp_path: pathlib.Path) -> None:
+    Opinions(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    found = load(LabelledConfig("opinions", "tfds", tmp_path))
+    assert found.labels == ("negative", "positive") and found.scored == "validation"
+    assert {split: sorted(each[:2] for each in examples) for split, examples in found.splits.items()} == {
+        split: [(f"{split} {number}", number % 2) for number in range(4)] for split in ("train", "validation")
+    }
+    with pytest.raises(ValueError, match="has no feature `review` but label, sentence"):
+        load(LabelledConfig("opinions", "tfds", tmp_path, text_feature="review"))
+    with pytest.raises(
+        FileNotFoundError, match=r"no train split of glue/sst2.*there is opinions:2\.0\.0.*tfds build glue"
+    ):
+        load(LabelledConfig("glue/sst2", "tfds", tmp_path))
+
+
+def test_no_task_of_that_name() -> None:
+    with pytest.raises(ValueError, match="no task 'region': there are party and half-century"):
+        load(LabelledConfig("region"))
+    labelled.load.cache_clear()
