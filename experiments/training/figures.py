@@ -15,7 +15,7 @@ from experiments.config import Config
 from experiments.methods import AlphaDecay, Method
 from experiments.style import COLOURS, MARKERS, STYLE
 from experiments.training.metrics import series
-from experiments.training.norm_figures import draw_norms, has_norms
+from experiments.training.norms import draw_norms, has_norms
 from experiments.training.optimizers import MODULEWISE
 
 
