@@ -124,6 +124,8 @@ def draw_grid(cells: Sequence[Cell]) -> Figure:
             axes.plot(*zip(*points, strict=True) if points else ((), ()), color=COLOURS[index], marker=MARKERS[index],
                       label=method)  # fmt: skip
         axes.set(xscale="log", xlabel="peak coefficient", ylabel="validation loss in nats")
+        axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+        axes.minorticks_off()
         axes.legend()
     return figure
 
