@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALLED := $(VENV)/.installed
+CLIENTS := .venv-clients
 
 # LAPACK gets one small matrix after the other: its other threads would spin, and slow down what runs beside it.
 export OPENBLAS_NUM_THREADS ?= 1
@@ -13,11 +14,11 @@ export OPENBLAS_NUM_THREADS ?= 1
 WORKERS := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install pretrain test test-fast lint bench clean
+.PHONY: help install pretrain test test-fast test-clients lint bench clean
 
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'ARGS="..." adds options to pretrain, test, test-fast and bench; PYTHON=... chooses the interpreter of .venv.'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'ARGS="..." adds options to pretrain, the tests and bench; PYTHON=... chooses the interpreter of .venv.'
 
 install: $(INSTALLED)  ## Make .venv with the library, the experiments and every tool (about 2 minutes, once)
 
@@ -33,6 +34,9 @@ test-fast: $(INSTALLED)  ## Run the tests of the library but for the slow ones, 
 	$(RUN) pytest $(WORKERS) --doctest-modules -m 'not slow' \
 	  optax_alphadecay tests/library tests/test_architecture.py $(ARGS)
 
+test-clients: $(CLIENTS)/.installed  ## Test with the models and trainers of others, in an environment of its own
+	$(CLIENTS)/bin/python -m pytest tests/clients -rs $(ARGS)
+
 lint: $(INSTALLED)  ## Check style and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -42,7 +46,7 @@ bench: $(INSTALLED)  ## Measure the library against its budgets
 	$(RUN) benchmarks.run $(ARGS)
 
 clean:  ## Remove .venv, caches and build outputs; data/ and runs/ stay
-	rm -rf $(VENV) build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -51,4 +55,10 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	  % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Tunix and Levanter ask for versions that constraints.txt does not pin.
+$(CLIENTS)/.installed: setup.cfg
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,clients]'
 	@touch $@

@@ -24,7 +24,7 @@ from optax_alphadecay.metrics import (
     spectral_norm,
     stable_rank,
 )
-from optax_alphadecay.modules import block_matrices
+from optax_alphadecay.modules import LeafRecord, MatrixAxes, block_matrices, explain, leaf_records, modules_for
 from optax_alphadecay.monitoring import ModuleRow, format_table, module_table, scalars
 from optax_alphadecay.norms.ball import NormBall
 from optax_alphadecay.norms.constructors import (
@@ -53,6 +53,8 @@ __all__ = [
     "Assignment",
     "AwdState",
     "Fit",
+    "LeafRecord",
+    "MatrixAxes",
     "Metric",
     "ModuleNorms",
     "ModuleRow",
@@ -72,18 +74,21 @@ __all__ = [
     "corrected",
     "effective_learning_rate",
     "eigenvalues",
+    "explain",
     "finite_step_norm",
     "fix_finger",
     "format_table",
     "frobenius_norm",
     "goodness_of_fit",
     "grad_norm",
+    "leaf_records",
     "linear",
     "log2",
     "marchenko_pastur_edges",
     "median",
     "module_norms",
     "module_table",
+    "modules_for",
     "modulewise_adadecay",
     "norm_scalars",
     "pl_alpha_hill",

@@ -22,7 +22,10 @@ An assignment that has a parameter called ``names`` is called with the names of 
 names=("layers/0/query", ...))``: a tuple of strings in the order of the scores, known when the update is traced.
 """
 
-_LAYER_NUMBER = re.compile(r"([A-Za-z_]*_)?\d+|h\d+|layers?\d+|blocks?\d+")
+# Names of the layers of a model, and a layer's name with its number. Elsewhere a number may count anything.
+_LAYERS = re.compile(r"(?i)(.*[^a-z])?(h|[a-z]*blocks?|[a-z]*layers?)")
+_LAYER = re.compile(rf"{_LAYERS.pattern}_?\d+")
+_NUMBERED = re.compile(r"([A-Za-z_]*_)?\d+")
 
 
 def linear(lo: float = 2 / 3, hi: float = 3.0) -> Assignment:
@@ -83,13 +86,16 @@ def transformer_block(name: str) -> Hashable:
 
     Args:
       name: a module's name, such as ``"layers/3/attention/query/kernel"`` or, for stacked layers,
-        ``"layers/attention/query/kernel/3"``.
+        ``"layers/attention/query/kernel/3"``. It is split at slashes and dots.
 
     Returns:
-      The path up to and including the first component that is a number or a name, underscore and number. Without one,
-      and with an index at the end (a stack), its first component, past a leading ``params``, and the index. Otherwise
-      the empty tuple: modules without a number in their name are one block. Where your names mean something else, pass
-      a function of your own to :func:`sigmoid`.
+      The path up to the first component that names layers (``layers``, ``blocks``, ``EncoderBlock``, ``h`` and the
+      like), with the number that it has or that follows it. Where it has none, the layers are stacked: the path and
+      the first index at the end of the name, for :func:`block_matrices` puts scanned layers before other stacks, such
+      as experts. Without such a component, the path up to the first number; without a number, the first component,
+      past a leading ``params``, and the first index at the end; without an index, the empty tuple: modules whose names
+      have no number are one block. Where your names mean something else, pass a function of your own to
+      :func:`sigmoid`.
 
     Example:
       >>> from optax_alphadecay import transformer_block
@@ -97,12 +103,24 @@ def transformer_block(name: str) -> Hashable:
       (('params', 'h_3'), ('layers', '3'))
     """
     components = re.split("[/.]", name)
-    layer = next((i for i, component in enumerate(components[:-1]) if _LAYER_NUMBER.fullmatch(component)), None)
-    if layer is not None:
-        return tuple(components[: layer + 1])
-    if components[-1].isdigit():
-        return (*components[: 2 if components[0] == "params" else 1], components[-1])
-    return ()
+    end = len(components)
+    while end > 0 and components[end - 1].isdigit():
+        end -= 1
+    path, index = components[:end], components[end:]
+    # Haliax stacks layers under this name, and its named arrays add an index of their own before that of the stack.
+    index = index[1:2] if "stacked" in path and len(index) > 1 else index[:1]
+    for at, component in enumerate(path):
+        if _LAYER.fullmatch(component):
+            return tuple(path[: at + 1])
+        if _LAYERS.fullmatch(component):
+            if at + 1 < end and path[at + 1].isdigit():
+                return tuple(path[: at + 2])
+            if index:
+                return (*path[: at + 1], *index)
+    numbered = next((at for at, component in enumerate(path[:-1]) if _NUMBERED.fullmatch(component)), None)
+    if numbered is not None:
+        return tuple(path[: numbered + 1])
+    return (*path[: 2 if path[:1] == ["params"] else 1], *index) if index else ()
 
 
 def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer_block) -> Assignment:

@@ -74,8 +74,8 @@ def alphadecay(
         argument ``gradients``, which a chain passes on.
       assign: turns scores into shares of the decay, ``scores[n] -> ratios[n]``; :func:`linear` if None.
       modules: which leaves are modules. A tree like params, a prefix of one, or a function of params that gives it;
-        its leaves are True (a matrix), False or :class:`optax.contrib.MuonDimensionNumbers` (any rank; axes it does
-        not name are stacked modules). None: :func:`block_matrices`.
+        its leaves are True (a matrix), False, :class:`optax.contrib.MuonDimensionNumbers` (any rank; axes it does
+        not name are stacked modules) or :class:`MatrixAxes`. None: :func:`block_matrices`. See :func:`explain`.
       mask: which leaves are decayed at all, as in :func:`optax.add_decayed_weights`; None: all of them.
       mesh: devices that measure at a refresh, each its share of the modules. Params that live on a mesh, and an
         ambient mesh, go first; with either, ``mesh`` need not be given.
@@ -113,7 +113,7 @@ def alphadecay(
     refresh = _refresh_with(metric)
 
     def init(params: optax.Params) -> AlphaDecayState:
-        return _first_state(len(modules_lib.names(modules_lib.resolve(params, modules, mask))))
+        return _first_state(len(modules_lib.names(modules_lib.resolve_and_warn(params, modules, mask))))
 
     def update(
         updates: optax.Updates, state: AlphaDecayState, params: optax.Params | None = None, **extra_args: Any
@@ -131,8 +131,7 @@ def alphadecay(
         scores = jnp.where(jnp.isfinite(measured), measured, state.scores)
         new_state = _next_state(state, due, measured, assign_named(assign, scores, names))
 
-        slices = modules_lib.slices(stacks)
-        ratio_of_leaf = {stack.leaf: stack.broadcast(new_state.ratios[part]) for stack, part in slices}
+        ratio_of_leaf = modules_lib.broadcast_to_leaves(stacks, new_state.ratios)
         is_decayed = modules_lib.leaf_mask(params, mask)
         rate = current_rate(weight_decay, state.count)
         decayed = [

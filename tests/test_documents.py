@@ -31,7 +31,12 @@ LINKED += ["benchmarks/tpu.md", "tests/data/README.md"]
 """Documents whose links are checked."""
 PASTED = {"README.md"}
 """Documents whose Python blocks each run alone; those of the others run in order, as one program."""
-NOT_RUN = {"docs/meshes.md": ["jax.distributed.initialize() waits for the other hosts of a pod"]}
+NOT_RUN = {
+    "docs/meshes.md": ["jax.distributed.initialize() waits for the other hosts of a pod"],
+    "docs/modules.md": [
+        "a class of Levanter's, which tests/clients/test_trainers.py trains with where it is installed"
+    ],
+}
 """Blocks marked `python notest`, in order, and why each cannot run here. They still have to compile."""
 LANGUAGES = {"python", "python notest", "bash", "text", "mermaid"}
 SHELL = {"source", "export", "wait", "tfds", "[", "do", "done"}

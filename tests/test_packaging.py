@@ -73,7 +73,7 @@ def _undeclared(imports: Iterable[tuple[pathlib.Path, str]], declared: Iterable[
     [
         ("optax_alphadecay", []),
         ("experiments", ["experiments", "wandb"]),
-        ("tests", ["test"]),
+        ("tests", ["test", "clients"]),
         ("benchmarks", ["bench"]),
     ],
 )

@@ -1,22 +1,23 @@
 """From a rule, a tree or a prefix of one to the stacks of modules of a params tree."""
 # SPDX-License-Identifier: Apache-2.0
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from optax_alphadecay.modules.axes import as_stacks
+from optax_alphadecay.modules.block_rule import BlockMatrices
 from optax_alphadecay.modules.paths import PyTree, path_name
-from optax_alphadecay.modules.rules import block_matrices, cannot_guess
+from optax_alphadecay.modules.rules import block_matrices
 from optax_alphadecay.modules.stacks import ModuleStack
 
 ModuleRule = PyTree | Callable[[PyTree], PyTree] | None
-"""A tree (or a prefix of one) with True, False, None or MuonDimensionNumbers leaves, or a function of params giving
-it."""
+"""A tree (or a prefix of one) with True, False, None, MuonDimensionNumbers or MatrixAxes leaves, or a function of
+params giving it."""
 
 
 def resolve(
@@ -30,40 +31,55 @@ def resolve(
       mask: which leaves are decayed at all, as in :func:`optax.add_decayed_weights`; others are no modules.
 
     Returns:
-      One stack for every leaf that holds modules.
+      One stack for every leaf that holds modules, and one for each part of a split one.
 
     Raises:
       ValueError: if a tree does not match ``params`` or a leaf cannot be seen as matrices; names the leaf and the fix.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     decayed = leaf_mask(params, mask)
-    # A rule must not stumble over leaves that are not decayed anyway.
-    unmasked = [leaf if keep else optax.MaskedNode() for (_, leaf), keep in zip(leaves, decayed, strict=True)]
     rule = block_matrices() if modules is None else modules
-    choices = iter(_per_leaf("modules", rule, jax.tree.unflatten(structure, unmasked)))
-    stacks = []
+    choices = iter(per_leaf("modules", rule, without_masked(params, decayed)))
+    stacks: list[ModuleStack] = []
     for position, ((path, leaf), is_decayed) in enumerate(zip(leaves, decayed, strict=True)):
         choice = next(choices) if is_decayed else None
         if choice is not None and choice is not False:
-            stacks.append(_as_stack(path_name(path), position, leaf, choice))
+            stacks += as_stacks(path_name(path), position, leaf, choice, _advise_stacked(rule))
     return tuple(stacks)
 
 
 def leaf_mask(params: PyTree, mask: PyTree | Callable[[PyTree], PyTree]) -> list[bool]:
     """For every leaf of ``params``, whether ``mask`` lets it decay; all of them if it is None."""
-    return [bool(leaf) for leaf in _per_leaf("mask", True if mask is None else mask, params)]
+    return [bool(leaf) for leaf in per_leaf("mask", True if mask is None else mask, params)]
 
 
-def _per_leaf(argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: PyTree) -> list[Any]:
-    """Broadcasts a tree of choices, or the one a callable gives, to the leaves of ``params``."""
+def without_masked(params: PyTree, decayed: list[bool]) -> PyTree:
+    """``params`` with MaskedNode for leaves that are not decayed: a rule must not stumble over them."""
+    leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(
+        structure, [leaf if keep else optax.MaskedNode() for leaf, keep in zip(leaves, decayed, strict=True)]
+    )
+
+
+def per_leaf(argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: PyTree) -> list[Any]:
+    """Broadcast a tree of choices, or the one a callable gives, to the leaves of ``params``.
+
+    Raises:
+      ValueError: if the tree does not match, or is an array; names the argument and the fix.
+    """
     if not jax.tree.leaves(params):  # as optax.tree.map_params asks, with a placeholder
         return []
     # An Equinox model is both callable and a tree; functions are leaves.
     tree = tree(params) if callable(tree) and jax.tree_util.all_leaves([tree]) else tree
-    per_leaf: list[Any] = []
+    if isinstance(tree, jax.Array | np.ndarray):
+        raise ValueError(
+            f"alphadecay: {argument} is the array {tree}. optax.inject_hyperparams takes a function for a schedule and"
+            " calls it with the number of updates: pass it static_args=('metric', 'assign', 'modules', 'mask')."
+        )
+    found: list[Any] = []
     try:
         jax.tree.map(
-            lambda choice, subtree: per_leaf.extend([choice] * len(jax.tree.leaves(subtree))),
+            lambda choice, subtree: found.extend([choice] * len(jax.tree.leaves(subtree))),
             tree,
             params,
             is_leaf=lambda node: node is None or isinstance(node, MuonDimensionNumbers | optax.MaskedNode),
@@ -73,35 +89,8 @@ def _per_leaf(argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: 
             f"alphadecay: {argument} does not have the structure of params, nor a prefix of it ({error}). Pass a tree"
             f" made from params, for instance jax.tree.map(lambda x: x.ndim == 2, params), or a function of params."
         ) from error
-    return per_leaf
+    return found
 
 
-def _as_stack(name: str, position: int, leaf: Any, choice: Any) -> ModuleStack:
-    shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
-    if not isinstance(choice, bool | MuonDimensionNumbers):
-        raise ValueError(
-            f"alphadecay: modules holds {choice!r} for {name!r}; use True, False or optax.contrib.MuonDimensionNumbers."
-        )
-    if not jnp.issubdtype(dtype, jnp.floating) or len(shape) < 2 or math.prod(shape) == 0:
-        raise ValueError(
-            f"alphadecay: {name!r} of shape {shape} and dtype {dtype} cannot be a module, since it holds no real"
-            f" matrix; set it to False in modules."
-        )
-    if choice is True and len(shape) > 2:
-        raise ValueError(cannot_guess(name, shape))
-    numbers = choice if isinstance(choice, MuonDimensionNumbers) else MuonDimensionNumbers()
-    reduction, output = (_normalized(name, shape, axes) for axes in numbers)
-    if not reduction or not output or len({*reduction, *output}) < len(reduction + output):
-        raise ValueError(
-            f"alphadecay: {numbers} for {name!r} of shape {shape} must name distinct, non-empty reduction and"
-            f" output axes, got {reduction} and {output}."
-        )
-    stack_axes = tuple(axis for axis in range(len(shape)) if axis not in reduction + output)
-    return ModuleStack(name, position, shape, (stack_axes, reduction, output))
-
-
-def _normalized(name: str, shape: tuple[int, ...], axes: Any) -> tuple[int, ...]:
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
-    if any(not -len(shape) <= axis < len(shape) for axis in axes):
-        raise ValueError(f"alphadecay: axes {axes} are out of range for {name!r} of shape {shape}.")
-    return tuple(axis % len(shape) for axis in axes)
+def _advise_stacked(rule: ModuleRule) -> bool:
+    return not (isinstance(rule, BlockMatrices) and rule.stacked)

@@ -1,50 +1,51 @@
-"""The default rule: which leaves are weight matrices of the transformer blocks."""
+"""The rules that users build: block matrices, with overrides, split kernels and ready rules for known models."""
 # SPDX-License-Identifier: Apache-2.0
 
-import itertools
-import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
-from optax_alphadecay.modules.paths import KeyPath, PyTree, path_components, path_name
-
-# Path components, lower case, that belong to no matrix of a transformer block.
-_NOT_A_BLOCK_MATRIX = re.compile(
-    r"""
-    .*embed.* | .*(^|_)emb(_.*)? | wte | wpe          # embeddings, token or position, tied or not
-    | (?!multi_?head).*(^|_)head(_?\d+)? | lmhead      # output heads
-    | .*logits.* | .*unembed.* | classifier | readout
-    | .*norm.* | ln(_.*|\d*)                          # LayerNorm, RMSNorm, ln_1
-    | (.*_)?(scales?|bias|biases|gain|gamma|beta|offset)
-    """,
-    re.VERBOSE,
-)
+from optax_alphadecay.modules.block_rule import BlockMatrices
+from optax_alphadecay.modules.ready import RULES, STACKED
 
 
-def block_matrices(min_eigenvalues: int = 50, *, stacked: Collection[str] = ()) -> Callable[[PyTree], PyTree]:
+def block_matrices(
+    min_eigenvalues: int = 50,
+    *,
+    stacked: Collection[str] | Mapping[str, int] = (),
+    axes: Mapping[str, bool | MuonDimensionNumbers] | None = None,
+    split: Mapping[str, Sequence[int] | int] | None = None,
+) -> BlockMatrices:
     """The default rule: the weight matrices of the transformer blocks.
 
-    A floating leaf is a module if it is a matrix with at least ``min_eigenvalues`` eigenvalues and no component of its
-    path names an embedding, an output head, a norm, a scale or a bias. Everything else keeps the base decay.
+    A floating leaf is a module if it is a matrix with at least ``min_eigenvalues`` eigenvalues and neither its own name
+    nor that of its layer names an embedding, an output head, a norm, a scale or a bias. Everything else keeps the base
+    decay. Paths are split at slashes and dots. Kernels of Haliax's linear layers are seen by their named axes.
+
+    Patterns are regular expressions, searched in the path joined by slashes; the first that matches is taken.
 
     Args:
       min_eigenvalues: matrices whose smaller side is shorter are left out: too few to fit a power law to.
-      stacked: path components, such as ``"layers"``, below which the first axis of every leaf runs over scanned
-        layers. Each layer is then a module of its own, and a stacked norm scale is not taken for a matrix.
+      stacked: path components, such as ``"layers"``, below which an axis of every leaf runs over scanned layers, and
+        that axis: ``{"layers": 1}``. A list means axis 0. Each layer is then a module of its own, and a stacked norm
+        scale is not taken for a matrix.
+      axes: what to take leaves for, by pattern. Dimension numbers say which axes are inputs and outputs, counted in the
+        leaf as it is stored; those of ``stacked`` must not be among them, and all that are not named are stacked
+        modules. False leaves the leaf out, True takes a matrix whatever its name and size. Numbers too go before the
+        name, but not before ``min_eigenvalues``.
+      split: lengths of the parts of the output axis that are modules of their own, by pattern, for kernels that hold
+        several matrices side by side; an integer is a number of equal parts. Only modules are split.
 
     Returns:
-      A function of a params tree that gives a tree of bool and :class:`optax.contrib.MuonDimensionNumbers`, to be
-      passed as ``modules``. It raises a ValueError that names the leaf where a leaf has more than two axes (three below
-      ``stacked``), since which of them are inputs and outputs cannot be guessed, unless
-      no choice of axes gives enough eigenvalues.
+      A function of a params tree that gives a tree of bool, :class:`optax.contrib.MuonDimensionNumbers` and
+      :class:`MatrixAxes`, to be passed as ``modules``. It raises a ValueError that names the leaf, and shows what to
+      write, where a leaf has more than two axes besides those of ``stacked``, since which of them are inputs and
+      outputs cannot be guessed, unless no choice of axes gives enough eigenvalues.
 
     Raises:
-      ValueError: if ``min_eigenvalues`` is below 1.
+      ValueError: if an argument is out of range, or a pattern is no regular expression.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,60 +53,95 @@ def block_matrices(min_eigenvalues: int = 50, *, stacked: Collection[str] = ()) 
       >>> params = {"embed": jnp.ones((512, 64)), "layers": {"w": jnp.ones((3, 64, 64)), "scale": jnp.ones((3, 64))}}
       >>> oad.block_matrices(stacked=["layers"])(params)["layers"]
       {'scale': False, 'w': MuonDimensionNumbers(reduction_axis=1, output_axis=2)}
+      >>> fused = {"qkv": jnp.ones((64, 192))}
+      >>> print(oad.explain(fused, oad.block_matrices(split={"qkv$": (64, 64, 64)})))
+      leaf  shape     dtype    taken for          why
+      qkv   64 x 192  float32  3 modules 64 x 64  a matrix of ... split into outputs (64, 64, 64)
+      3 modules in 1 of 1 leaves.
     """
+    return BlockMatrices(*_checked("block_matrices", min_eigenvalues, stacked, axes, split))
+
+
+def modules_for(
+    *models: str,
+    min_eigenvalues: int = 50,
+    stacked: Collection[str] | Mapping[str, int] | None = None,
+    axes: Mapping[str, bool | MuonDimensionNumbers] | None = None,
+    split: Mapping[str, Sequence[int] | int] | None = None,
+) -> BlockMatrices:
+    """:func:`block_matrices` that knows the kernels of some models.
+
+    ``"flax"``: attention of linen and NNX, ``[inputs, heads, head size]`` and back. ``"maxtext"``: that, experts, and
+    fused and latent attention, with layers scanned on axis 1. ``"tunix"``: attention of its LLaMA, Qwen and Gemma, and
+    experts. ``"gpt2"``: the fused query, key and value, three modules. ``"convolutions"``: every tap and input against
+    the outputs. ``"experts"``: one module an expert, ``[experts, inputs, outputs]``.
+
+    Args:
+      models: one or more of these; the first that knows a kernel is taken.
+      min_eigenvalues: see :func:`block_matrices`.
+      stacked: see :func:`block_matrices`; None: as the models have it. An empty list: no layers are scanned.
+      axes: see :func:`block_matrices`; goes before what the models say.
+      split: see :func:`block_matrices`.
+
+    Returns:
+      What :func:`block_matrices` returns.
+
+    Raises:
+      ValueError: for an unknown model, and as :func:`block_matrices`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_alphadecay as oad
+      >>> oad.modules_for("flax")({"query": {"kernel": jnp.ones((64, 4, 16)), "bias": jnp.ones((4, 16))}})
+      {'query': {'bias': False, 'kernel': MuonDimensionNumbers(reduction_axis=0, output_axis=(1, 2))}}
+    """
+    if not models or (unknown := [model for model in models if model not in RULES]):
+        raise ValueError(f"modules_for: no ready rule for {unknown if models else 'no model'}; there are {[*RULES]}.")
+    if stacked is None:
+        stacked = {name: axis for model in models for name, axis in STACKED.get(model, {}).items()}
+    ready = tuple(rule for model in models for rule in RULES[model])
+    return BlockMatrices(*_checked("modules_for", min_eigenvalues, stacked, axes, split), ready)
+
+
+def _checked(
+    function: str, min_eigenvalues: Any, stacked: Any, axes: Any, split: Any
+) -> tuple[int, tuple[tuple[str, int], ...], tuple[tuple[str, Any], ...], tuple[tuple[str, Any], ...]]:
+    """Arguments as tuples, which are hashable, or a ValueError."""
     if isinstance(min_eigenvalues, bool) or not isinstance(min_eigenvalues, int) or min_eigenvalues < 1:
-        raise ValueError(f"block_matrices: min_eigenvalues must be an integer of at least 1, got {min_eigenvalues!r}.")
+        raise ValueError(f"{function}: min_eigenvalues must be an integer of at least 1, got {min_eigenvalues!r}.")
     if isinstance(stacked, str):
-        raise ValueError(f"block_matrices: stacked takes a collection of path components: [{stacked!r}].")
-
-    def select(path: KeyPath, leaf: Any) -> bool | MuonDimensionNumbers:
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int | complex):
+        raise ValueError(
+            f"{function}: stacked takes a collection of path components: [{stacked!r}], or {{{stacked!r}: 0}}."
+        )
+    by_axis = dict(stacked) if isinstance(stacked, Mapping) else dict.fromkeys(stacked, 0)
+    for container, axis in by_axis.items():
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise ValueError(f"{function}: stacked says {axis!r} for {container!r}; it takes the number of an axis.")
+    for argument, given in (("axes", axes or {}), ("split", split or {})):
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{function}: {argument} takes a dictionary from patterns, got {given!r}.")
+        for pattern in given:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ValueError(f"{function}: {argument} has the pattern {pattern!r}: {error}.") from error
+    for pattern, choice in (axes or {}).items():
+        if not isinstance(choice, bool | MuonDimensionNumbers):
             raise ValueError(
-                f"block_matrices: {path_name(path)!r} is {leaf!r}, not an array. Pass the params that are trained; of"
-                " an Equinox model they are eqx.filter(model, eqx.is_inexact_array)."
+                f"{function}: axes says {choice!r} for {pattern!r}; it takes optax.contrib.MuonDimensionNumbers, True"
+                " or False."
             )
-        shape, components = jnp.shape(leaf), path_components(path)
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            return False
-        if any(_NOT_A_BLOCK_MATRIX.fullmatch(component.lower()) for component in components):
-            return False
-        if components and components[-1] == "b":  # Haiku's biases
-            return False
-        stack_axes = 1 if any(component in stacked for component in components) else 0
-        matrix_shape = shape[stack_axes:]
-        if _most_eigenvalues(matrix_shape) < min_eigenvalues:
-            return False
-        if len(matrix_shape) > 2:
-            raise ValueError(cannot_guess(path_name(path), shape))
-        return MuonDimensionNumbers(1, 2) if stack_axes else True
-
-    def rule(params: PyTree) -> PyTree:
-        if len(leaves := jax.tree.leaves(params)) == 1 and leaves[0] is params and jnp.ndim(params) == 0:
-            raise ValueError(
-                f"block_matrices: called with a scalar, {params!r}, as a schedule would be. optax.inject_hyperparams"
-                " takes every callable for one: pass it static_args=('metric', 'assign', 'modules', 'mask')."
-            )
-        return jax.tree_util.tree_map_with_path(select, params)
-
-    return rule
+    sizes = {pattern: _sizes(function, pattern, given) for pattern, given in (split or {}).items()}
+    return min_eigenvalues, tuple(by_axis.items()), tuple((axes or {}).items()), tuple(sizes.items())
 
 
-def _most_eigenvalues(shape: tuple[int, ...]) -> int:
-    """The most eigenvalues any reading of these axes as stacked, reduced and produced ones gives."""
-    readings = itertools.product((0, 1, 2), repeat=len(shape))
-    return max(
-        min(math.prod(size for size, role in zip(shape, roles, strict=True) if role == side) for side in (1, 2))
-        if {1, 2} <= set(roles)
-        else 0
-        for roles in readings
-    )
-
-
-def cannot_guess(name: str, shape: tuple[int, ...]) -> str:
-    """Says what to write for a leaf whose axes cannot be guessed."""
-    return (
-        f"alphadecay: {name!r} has shape {shape}, and which of its {len(shape)} axes are inputs, outputs and"
-        " stacked layers cannot be guessed. For scanned layers pass modules=block_matrices(stacked=['name of the"
-        " scanned part']); otherwise pass as modules a tree with optax.contrib.MuonDimensionNumbers(reduction_axis=...,"
-        " output_axis=...) for this leaf, or False to leave it out."
-    )
+def _sizes(function: str, pattern: str, given: Any) -> tuple[int, ...] | int:
+    sizes = given if isinstance(given, int) else tuple(given)
+    if any(
+        isinstance(size, bool) or not isinstance(size, int) or size < 1
+        for size in (sizes if isinstance(sizes, tuple) else (sizes,))
+    ):
+        raise ValueError(
+            f"{function}: split says {given!r} for {pattern!r}; it takes lengths of at least 1, or a number of parts."
+        )
+    return sizes

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
 from optax_alphadecay.decay import check_positive
-from optax_alphadecay.modules import ModuleRule, PyTree, block_matrices
+from optax_alphadecay.modules import MatrixAxes, ModuleRule, PyTree, block_matrices, path_components, path_name
 from optax_alphadecay.norms.ball import Bias, Column, Convolution, NormBall, Row, Sign, Spectral
 from optax_alphadecay.norms.matrix_view import MatrixView
 
@@ -173,8 +173,15 @@ def scion_norms(modules: ModuleRule = None, output_radius: float = 60.0) -> Call
     check_positive("scion_norms", "output_radius", output_radius)
 
     def choose(choice: Any, path: tuple[Any, ...], leaf: Any) -> NormBall:
-        components = jax.tree_util.keystr(path, simple=True, separator="/").lower().split("/")
+        components = [component.lower() for component in path_components(path)]
         rank = jnp.ndim(leaf)
+        if isinstance(choice, MatrixAxes):
+            if choice.sizes is not None:
+                raise ValueError(
+                    f"scion_norms: {path_name(path)!r} is split into outputs {choice.sizes}, and no ball is of a part;"
+                    " pass a rule without split, or a tree of balls."
+                )
+            choice = choice.numbers
         if choice is True or isinstance(choice, MuonDimensionNumbers):
             return spectral_norm_ball(axes=None if choice is True else choice)
         if rank < 2:

@@ -65,7 +65,10 @@ BALLS = {
 # Not in bfloat16, where programs that round at other places agree to three digits only.
 IN_FLOAT32 = {"norms": BALLS, "dtype": "float32"}
 SHARED_OUT = functools.partial(
-    oad.alphadecay, refresh_every=3, metric=oad.frobenius_norm(), modules=oad.block_matrices(8, stacked=["layers"])
+    oad.alphadecay,
+    refresh_every=3,
+    metric=oad.frobenius_norm(),
+    modules=lambda params: restrict(MODULES, params),
 )
 
 # Metrics share the solver that is the quickest to compile; test_defaults_can_be_injected has the default one.

@@ -107,6 +107,15 @@ def test_assignments_get_names_if_they_have_a_parameter_for_them(assign: oad.Ass
         ("params/decoder/mlp/up/kernel/7", ("params", "decoder", "7")),
         ("layers/3/qkv/1", ("layers", "3")),
         ("attention/kernel", ()),
+        ("Encoder_0/EncoderBlock_3/MlpBlock_0/Dense_1/kernel", ("Encoder_0", "EncoderBlock_3")),
+        ("blocks/stacked/q/weight/0/2", ("blocks", "2")),  # 0 is the array in Haliax's named array
+        ("blocks/layers/0/weight/2", ("blocks", "2")),  # layer 0 of an MLP in block 2
+        ("layers/0/moe/wi/kernel/5", ("layers", "0")),  # expert 5 of layer 0
+        ("transformer.h.3.attn.c_attn.weight[0:64]", ("transformer", "h", "3")),
+        ("encoder.block.0.layer.1.DenseReluDense.wi.weight", ("encoder", "block", "0")),
+        ("params/decoder/layers/moe/wi/3/5", ("params", "decoder", "layers", "3")),
+        ("mlp/linear_2/w", ("mlp", "linear_2")),
+        ("layers/3", ("layers", "3")),
     ],
 )
 def test_transformer_block(name: str, block: tuple[str, ...]) -> None:

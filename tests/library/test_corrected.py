@@ -175,7 +175,12 @@ def test_ratios_multiply_the_corrected_coefficient() -> None:
     np.testing.assert_allclose(shares["block"]["norm"], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("decayed", [oad.alphadecay, oad.adadecay, optax.add_decayed_weights])
+UNIFORM = functools.partial(
+    oad.alphadecay, metric=oad.frobenius_norm(), assign=jnp.ones_like, modules=oad.block_matrices(4)
+)
+
+
+@pytest.mark.parametrize("decayed", [UNIFORM, oad.adadecay, optax.add_decayed_weights])
 def test_goes_wherever_a_weight_decay_goes(decayed: Any) -> None:
     schedule = optax.linear_schedule(1.0, 0.0, 4)
     shares = shrinkage(optax.chain(decayed(oad.corrected(0.5, schedule)), optax.scale(-1.0)))

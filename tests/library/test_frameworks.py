@@ -127,7 +127,8 @@ def test_a_stack_of_vectors_is_no_module(framework: str) -> None:
     assert any(leaf.shape == (60, 64) for leaf in jax.tree.leaves(params)), "as long and as wide as a module"
     vectors = jax.tree.map(lambda leaf: leaf.ndim <= 2, params)
     for modules in (None, oad.block_matrices(stacked=["layers"])):
-        state = oad.alphadecay(0.1, modules=modules, mask=vectors).init(params)
+        with pytest.warns(UserWarning, match="no leaf of params is a module"):
+            state = oad.alphadecay(0.1, modules=modules, mask=vectors).init(params)
         assert oad.module_table(state, params, modules=modules, mask=vectors) == ()
 
 

@@ -76,5 +76,5 @@ def test_table_tells_modules_never_measured_from_refused_ones() -> None:
 
 def test_table_without_modules_says_so() -> None:
     params = {"w": jnp.ones((8, 8))}
-    rows = oad.module_table(oad.alphadecay(0.1).init(params), params)
+    rows = oad.module_table(oad.alphadecay(0.1, modules={"w": False}).init(params), params, modules={"w": False})
     assert oad.format_table(rows).startswith("no modules: every parameter keeps the base decay")

@@ -82,7 +82,7 @@ def test_types_are_known_and_stay(name: str, dtype: Any) -> None:
         assert types(jax.eval_shape(optimizer.update, params, state, params)) == types((params, state))
 
 
-@pytest.mark.parametrize("factory", [oad.alphadecay, oad.awd, oad.adadecay])
+@pytest.mark.parametrize("factory", [functools.partial(oad.alphadecay, modules=MODULES), oad.awd, oad.adadecay])
 @pytest.mark.parametrize("params_dtype", DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_updates_have_the_dtype_of_gradients(factory: Any, params_dtype: Any, dtype: Any) -> None:

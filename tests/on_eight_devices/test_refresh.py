@@ -173,6 +173,24 @@ def test_weights_sharded_over_two_axes_move_without_being_gathered(
     assert not moves(in_loops_of_branches(text(program)))
 
 
+@pytest.mark.parametrize(
+    ("spec", "axis_type"), [(P(None, "fsdp", None), AxisType.Auto), (P(None, None, "fsdp"), AxisType.Explicit)]
+)
+def test_a_split_kernel_is_measured_without_being_gathered(spec: PartitionSpec, axis_type: AxisType) -> None:
+    """Cut along its inputs it moves as whole kernels do; cut along its outputs, pieces of parts change places."""
+    fused = {"layers": {"qkv": np.concatenate([scanned()["layers"]["query"] * scale for scale in (1, 2, 3)], axis=-1)}}
+    decay = oad.alphadecay(0.5, modules=oad.block_matrices(stacked=["layers"], split={"qkv": 3}))
+    params = placed(fused, mesh_of("2-D", axis_type), lambda *_: spec)
+    program = compiled(decay, params)
+    assert_agree(program(params, jax.jit(decay.init)(params), params), updated(decay, fused))
+    moved = moves(in_branches(text(program)))
+    assert moved.count("all-gather") == 1, "of the scores, and never of a stack"
+    assert sorted(set(moved) - {"collective-permute"}) == ["all-gather", "all-to-all"]
+    assert ("collective-permute" in moved) == (spec[2] is not None)
+    assert sorted(trips(text(program), decomposes)) == [math.ceil(9 / 8)]
+    assert not moves(in_loops_of_branches(text(program)))
+
+
 def test_replicated_weights_do_not_move(on_one_device: Any) -> None:
     params = placed(scanned(), mesh_of("2-D"), replicated)
     decay = oad.alphadecay(0.5, modules=STACKED)
