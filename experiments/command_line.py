@@ -64,7 +64,7 @@ def choose_preset(
         _end(prog, str(error))
     if not isinstance(config, kind):
         raise TypeError(f"presets of {prog} must be {kind.__name__}, not {type(config).__name__}")
-    return _expand(config)
+    return expand_paths(config)
 
 
 def _take_method(words: list[str], prog: str) -> tuple[str | None, list[str]]:
@@ -87,7 +87,7 @@ def _end(prog: str, message: str) -> Any:
     raise SystemExit(2)
 
 
-def _expand(settings: Any) -> Any:
+def expand_paths(settings: Any) -> Any:
     """The dataclass with `~` expanded in every path, those of nested dataclasses included."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
@@ -95,5 +95,5 @@ def _expand(settings: Any) -> Any:
         if isinstance(value, pathlib.Path):
             changes[field.name] = value.expanduser()
         elif dataclasses.is_dataclass(value):
-            changes[field.name] = _expand(value)
+            changes[field.name] = expand_paths(value)
     return dataclasses.replace(settings, **changes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from experiments import presets, vision_config
+from experiments.command_line import expand_paths
 from experiments.config import Config, RunConfig
 from experiments.methods import with_settings
 from experiments.vision_config import VisionConfig
@@ -150,7 +151,7 @@ def base_config(scale: Scale, options: Sequence[str] = ()) -> Config:
     """
     grid = scale.grid(scale.main)
     return with_optimizer(
-        presets.from_command_line([scale.preset, *options], prog=_PROGRAM),
+        _parse(presets, scale.preset, options),
         coupling=scale.main,
         learning_rate=grid.learning_rates[0],
         weight_decay=grid.decays[0].rate,
@@ -161,8 +162,14 @@ def base_config(scale: Scale, options: Sequence[str] = ()) -> Config:
 def base_vision_config(scale: Scale, options: Sequence[str] = ()) -> VisionConfig:
     """The Vision Transformer's preset at a scale, with the first decay of its table; options as for `base_config`."""
     rate, scale_range = scale.vision_decays[0]
-    base = vision_config.from_command_line([scale.vision, *options], prog=_PROGRAM)
-    return with_optimizer(base, weight_decay=rate, scale_range=scale_range)
+    return with_optimizer(_parse(vision_config, scale.vision, options), weight_decay=rate, scale_range=scale_range)
+
+
+def _parse(program: Any, preset: str, options: Sequence[str]) -> Any:
+    """The preset with the options; without any it is not parsed, because a report asks hundreds of times."""
+    if options:
+        return program.from_command_line([preset, *options], prog=_PROGRAM)
+    return expand_paths(program.PRESETS[preset].config)
 
 
 def with_optimizer(config: AnyConfig, method: str | None = None, **settings: Any) -> AnyConfig:

@@ -14,7 +14,7 @@ from experiments.suites import store
 from experiments.suites.identity import name_of, settings_that_matter
 from experiments.suites.paper import SUITES
 from experiments.suites.plan import PlannedRun
-from experiments.suites.results import Curve, Refreshes, Result
+from experiments.suites.results import Curve, Refreshes, Result, to_line
 from experiments.suites.scales import SCALES, base_config
 
 KINDS = ("mlp/down_proj", "mlp/gate_proj", "mlp/up_proj", "self_attn/k_proj", "self_attn/o_proj", "self_attn/q_proj",
@@ -88,6 +88,8 @@ def write(directory: pathlib.Path, *suites: str, scale: str = "nano") -> dict[st
 
 
 def add(directory: pathlib.Path, *results: Result, scale: str = "nano") -> None:
-    """Writes results into a scale's file."""
-    for result in results:
-        store.add(result, directory / f"{scale}.jsonl")
+    """Writes results into a scale's file, all at once."""
+    path = directory / f"{scale}.jsonl"
+    found = store.read(path).results | {result.name: result for result in results}
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{to_line(found[name])}\n" for name in sorted(found)))

@@ -169,10 +169,12 @@ def test_failed_and_missing_runs_are_shown(text: str) -> None:
 
 @pytest.mark.parametrize(("change", "word"), [(-0.5, "better"), (0.5, "worse"), (0.0, "not told apart")])
 def test_the_short_version_says_who_won(tmp_path: pathlib.Path, change: float, word: str) -> None:
+    results = []
     for labels, config in runs_of("table-4", "nano"):
         noise = 0.001 * (config.seed - 2) * (1 if labels["method"] == "Uniform" else -1)
         loss = 3.0 + noise + (change if labels["method"] == "AlphaDecay" else 0.0)
-        add(tmp_path, invent(config, loss))
+        results.append(invent(config, loss))
+    add(tmp_path, *results)
     said = tables.in_short(read_results(tmp_path))
     assert f"against Uniform, AlphaDecay is {word} in 1 of 1" in said
     assert f"| {RATE:g} | **{word}** ({change:+.3f} nats, p " in said
