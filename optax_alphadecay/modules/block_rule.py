@@ -150,6 +150,9 @@ class BlockMatrices:
         if most < needed:
             return Decision(False, self._too_few(most) + " however its axes are read", eigenvalues=most)
         error = cannot_guess(leaf.name, leaf.shape, not self.stacked, leaf.stack)
+        if self.stacked and not leaf.stack:
+            names = [name for name, _ in self.stacked]
+            error += f"\nNo component of its path is one of {names}, which stacked names."
         return Decision(False, f"its {len(leaf.own)} axes cannot be told", error, most)
 
     def _matrices(

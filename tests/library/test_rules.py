@@ -192,6 +192,7 @@ def test_the_error_has_the_line_to_paste(path: str, shape: tuple[int, ...], stac
         selected(params, oad.block_matrices(8, stacked=stacked))
     text = str(error.value)
     assert ("stacked=" in text) == (not stacked), "what was passed is not advised"
+    assert ("which stacked names" in text) == (stacked == ["layers"] and not {"layers"} & set(path.split("/")))
     lines = [line.partition("#")[0] for line in text.splitlines() if line.startswith("  axes=")]
     assert lines
     for line in lines:
