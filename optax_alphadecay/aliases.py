@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from optax_alphadecay.assignment import Assignment
+from optax_alphadecay.assignment.protocol import Assignment
 from optax_alphadecay.correction.corrected import corrected as corrected_decay
 from optax_alphadecay.decay import Mask, ScalarOrSchedule
 from optax_alphadecay.metrics import Metric

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_alphadecay.assignment import sigmoid
+from optax_alphadecay.assignment.sigmoid import sigmoid
 from optax_alphadecay.decay import (
     Mask,
     ScalarOrSchedule,

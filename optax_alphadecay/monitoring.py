@@ -13,7 +13,7 @@ from optax_alphadecay import modules as modules_lib
 from optax_alphadecay.correction.module_norms import ModuleNorms, norm_scalars
 from optax_alphadecay.decay import Mask
 from optax_alphadecay.modules import ModuleRule
-from optax_alphadecay.transform import AlphaDecayState
+from optax_alphadecay.state import AlphaDecayState
 
 
 class ModuleRow(NamedTuple):
