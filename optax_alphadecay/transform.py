@@ -88,9 +88,9 @@ def alphadecay(
       >>> state = optimizer.init(params)
       >>> updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
       >>> print(oad.format_table(oad.module_table(state, params)))
-      module  shape     score  ratio
-      down    256 x 64  ...    0.667
-      up      64 x 256  ...    3.000
+      module  shape     score  ratio  norm
+      down    256 x 64  ...    0.667  ...
+      up      64 x 256  ...    3.000  ...
 
     References:
       He et al., `AlphaDecay: Module-wise Weight Decay for Heavy-Tailed Balancing in LLMs
