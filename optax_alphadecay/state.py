@@ -95,7 +95,7 @@ def next_vectors(
     stacks: tuple[ModuleStack, ...],
     measured: jax.Array,
     assign: Assignment,
-    expire_after: int | None,
+    expire_after: jax.Array | None,
 ) -> AlphaDecayState:
     """Take over the scores and ratios of a refresh that are finite, and keep the last good ones of the others."""
     # Scores of other modules are nobody's here. Where the state does not know whose they are, they may be our own.

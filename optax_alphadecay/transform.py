@@ -23,7 +23,8 @@ from optax_alphadecay.decay import (
     current_rate,
     flatten_like_params,
 )
-from optax_alphadecay.metrics import Metric, measure, pl_alpha_hill
+from optax_alphadecay.measurement import measure
+from optax_alphadecay.metrics import Metric, pl_alpha_hill
 from optax_alphadecay.modules import ModuleRule, ModuleStack
 from optax_alphadecay.state import AlphaDecayState, check_modules, fingerprint, first_state, next_vectors
 
@@ -37,6 +38,7 @@ def alphadecay(
     modules: ModuleRule = None,
     mask: Mask = None,
     expire_after: int | None = 10,
+    cautious: bool = False,
     mesh: Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Add weight decay, more to modules with light-tailed spectra and less to heavy-tailed ones.
@@ -69,6 +71,9 @@ def alphadecay(
         not name are stacked modules) or :class:`MatrixAxes`. None: :func:`block_matrices`. See :func:`explain`.
       mask: which leaves are decayed at all, as in :func:`optax.add_decayed_weights`; None: all of them.
       expire_after: refreshes in a row that a module's last good score survives; None: any number.
+      cautious: decay a weight only if the update that reaches this transformation has its sign, or is zero, so that
+        decay and update pull it in the same direction. Behind the moments, as in :func:`adamw`, this is cautious weight
+        decay as published; in front of them the sign is the gradient's.
       mesh: devices that measure at a refresh, each its share of the modules. Params that live on a mesh, and an
         ambient mesh, go first; with either, ``mesh`` need not be given.
 
@@ -94,7 +99,8 @@ def alphadecay(
 
     References:
       He et al., `AlphaDecay: Module-wise Weight Decay for Heavy-Tailed Balancing in LLMs
-      <https://arxiv.org/abs/2506.14562>`_, 2025.
+      <https://arxiv.org/abs/2506.14562>`_, 2025; Chen et al., `Cautious Weight Decay
+      <https://arxiv.org/abs/2510.12402>`_, 2025.
     """
     check_nonnegative("alphadecay", "weight_decay", weight_decay)
     check_count("alphadecay", "refresh_every", refresh_every)
@@ -104,7 +110,7 @@ def alphadecay(
     metric = pl_alpha_hill() if metric is None else metric
     assign = linear() if assign is None else assign
 
-    refresh = _refresh_with(metric, assign, expire_after)
+    refresh = _refresh_with(metric, assign)
 
     def init(params: optax.Params) -> AlphaDecayState:
         return first_state(modules_lib.resolve_and_warn(params, modules, mask))
@@ -120,14 +126,14 @@ def alphadecay(
         due = (state.count == 0) | ((state.count + 1) % refresh_every == 0) | (state.fingerprint != own)
         weights, gradients = _leaves_of(stacks, leaves.params), _leaves_of(stacks, leaves.gradients)
         devices = distribution.mesh_of(mesh, [*weights, *gradients])
-        vectors = refresh(due, stacks, devices, weights, gradients, state)
+        vectors = refresh(due, stacks, devices, weights, gradients, state, expire_after)
         new_state = vectors._replace(count=optax.safe_increment(state.count), fingerprint=jnp.asarray(own))
 
         ratio_of_leaf = modules_lib.broadcast_to_leaves(stacks, new_state.ratios)
         is_decayed = modules_lib.leaf_mask(params, mask)
         rate = current_rate(weight_decay, state.count)
         decayed = [
-            add_decay(update, param, rate, ratio_of_leaf.get(leaf, 1.0)) if is_decayed[leaf] else update
+            add_decay(update, param, rate, ratio_of_leaf.get(leaf, 1.0), cautious) if is_decayed[leaf] else update
             for leaf, (update, param) in enumerate(zip(leaves.updates, leaves.params, strict=True))
         ]
         return jax.tree.unflatten(leaves.structure, decayed), new_state
@@ -135,7 +141,7 @@ def alphadecay(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _refresh_with(metric: Metric, assign: Assignment, expire_after: int | None) -> Callable[..., AlphaDecayState]:
+def _refresh_with(metric: Metric, assign: Assignment) -> Callable[..., AlphaDecayState]:
     """Make the function that measures the modules where a refresh is due, and keeps the state elsewhere."""
 
     # Jitted apart from the update, so that an update outside of jit does not compile it anew.
@@ -147,12 +153,15 @@ def _refresh_with(metric: Metric, assign: Assignment, expire_after: int | None) 
         weights: list[jax.Array],
         gradients: list[jax.Array],
         state: AlphaDecayState,
+        expire_after: jax.Array | None,
     ) -> AlphaDecayState:
-        def measure_all(weights: list[jax.Array], gradients: list[jax.Array], state: AlphaDecayState) -> Any:
+        def measure_all(
+            weights: list[jax.Array], gradients: list[jax.Array], state: AlphaDecayState, expire_after: jax.Array | None
+        ) -> AlphaDecayState:
             measured = measure(metric, _as_matrices(stacks, weights), _as_matrices(stacks, gradients), mesh)
             return next_vectors(state, stacks, measured, assign, expire_after)
 
-        return distribution.cond(due, measure_all, (weights, gradients, state), state, mesh)
+        return distribution.cond(due, measure_all, (weights, gradients, state, expire_after), state, mesh)
 
     return refresh
 
