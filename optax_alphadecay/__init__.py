@@ -16,6 +16,7 @@ from optax_alphadecay.correction.steady_state import (
     sign_steady_state_norm,
     steady_state_norm,
 )
+from optax_alphadecay.decoupled import decoupled
 from optax_alphadecay.metrics import (
     Metric,
     alpha_hat,
@@ -76,6 +77,7 @@ __all__ = [
     "column_ball",
     "convolution_ball",
     "corrected",
+    "decoupled",
     "earlier_states",
     "effective_learning_rate",
     "eigenvalues",
