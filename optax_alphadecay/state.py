@@ -66,7 +66,7 @@ def fingerprint(stacks: tuple[ModuleStack, ...]) -> np.uint32:
     """Hash the names and shapes of modules. Never 0, the fingerprint of a state that does not know its modules."""
     lines = [f"{name} {stack.shape[1:]}" for stack in stacks for name in stack.names]
     # Flax's optimizer sees its variables without the `value` that ends the paths of `nnx.state(model)`.
-    lines = [re.sub(r"/value(?=[/ ])", "", line) for line in lines]
+    lines = [re.sub(r"/value(?=[/ \[])", "", line) for line in lines]
     return np.uint32(zlib.crc32("\n".join(lines).encode()) or 1)
 
 

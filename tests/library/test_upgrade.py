@@ -101,9 +101,10 @@ def test_states_of_optax_are_carried_over(name: str, learning_rate: Any) -> None
 
 
 def test_hyperparameters_may_be_injected_into_what_is_carried_over() -> None:
-    old = optax.adamw(1e-3).init(PARAMS)
+    params = {"w": jnp.ones((50, 50))}
+    old = optax.adamw(1e-3).init(params)
     old = (old[0]._replace(count=jnp.int32(7)), *old[1:])
-    injected = optax.inject_hyperparams(oad.adamw)(1e-3).init(PARAMS)
+    injected = optax.inject_hyperparams(oad.adamw)(1e-3).init(params)
     carried = oad.from_optax(old, injected)
     assert (carried.count, carried.inner_state[0].count, carried.inner_state[1].count) == (7, 7, 7)
 
