@@ -11,7 +11,7 @@ import optax_alphadecay as oad
 from benchmarks.measure import Row, ratio, take_turns
 from benchmarks.programs import preset, weights
 from experiments.training.optimizers import MODULES
-from optax_alphadecay.metrics import measure
+from optax_alphadecay.measurement import measure
 from optax_alphadecay.modules import resolve
 
 _METRICS = {

@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from optax_alphadecay.aliases import adam, adamw, with_gradients
-from optax_alphadecay.assignment import Assignment, linear, log2, sigmoid, sqrt, transformer_block
+from optax_alphadecay.assignment.linear import linear
+from optax_alphadecay.assignment.proportional import log2, proportional, sqrt
+from optax_alphadecay.assignment.protocol import Assignment
+from optax_alphadecay.assignment.sigmoid import sigmoid, transformer_block
 from optax_alphadecay.baselines import AdaDecayState, AwdState, adadecay, awd, modulewise_adadecay
 from optax_alphadecay.correction.adamc import adamc
 from optax_alphadecay.correction.corrected import corrected
@@ -13,6 +16,7 @@ from optax_alphadecay.correction.steady_state import (
     sign_steady_state_norm,
     steady_state_norm,
 )
+from optax_alphadecay.decoupled import decoupled
 from optax_alphadecay.metrics import (
     Metric,
     alpha_hat,
@@ -41,8 +45,9 @@ from optax_alphadecay.spectra.eigenvalues import eigenvalues
 from optax_alphadecay.spectra.lanczos import stochastic
 from optax_alphadecay.spectra.marchenko_pastur import marchenko_pastur_edges, random_matrix_alpha
 from optax_alphadecay.spectra.powerlaw import Fit, fix_finger, goodness_of_fit, median
-from optax_alphadecay.transform import AlphaDecayState, alphadecay
-from optax_alphadecay.upgrade import AlphaDecayStateV1, state_v1, upgrade_state
+from optax_alphadecay.state import AlphaDecayState, request_refresh
+from optax_alphadecay.transform import alphadecay
+from optax_alphadecay.upgrade import AlphaDecayStateV1, earlier_states, from_optax, state_v1, upgrade_state
 
 __version__ = "0.2.0.dev0"
 
@@ -72,6 +77,8 @@ __all__ = [
     "column_ball",
     "convolution_ball",
     "corrected",
+    "decoupled",
+    "earlier_states",
     "effective_learning_rate",
     "eigenvalues",
     "explain",
@@ -79,6 +86,7 @@ __all__ = [
     "fix_finger",
     "format_table",
     "frobenius_norm",
+    "from_optax",
     "goodness_of_fit",
     "grad_norm",
     "leaf_records",
@@ -93,7 +101,9 @@ __all__ = [
     "norm_scalars",
     "pl_alpha_hill",
     "project_onto_ball",
+    "proportional",
     "random_matrix_alpha",
+    "request_refresh",
     "row_ball",
     "scalars",
     "scale_by_scion",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_alphadecay.assignment import sigmoid
+from optax_alphadecay.assignment.sigmoid import sigmoid
 from optax_alphadecay.decay import (
     Mask,
     ScalarOrSchedule,
@@ -36,7 +36,7 @@ class AdaDecayState(NamedTuple):
 
 
 def awd(
-    lam_awd: ScalarOrSchedule, *, momentum: float = 0.1, mask: Mask = None
+    lam_awd: ScalarOrSchedule, *, momentum: float = 0.1, mask: Mask = None, cautious: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Add decay at one global rate, in proportion to the gradient (AWD).
 
@@ -48,6 +48,7 @@ def awd(
         paper's runs use 100 times the weight decay.
       momentum: weight of the previous rate.
       mask: which leaves are decayed and enter the norms, as in :func:`optax.add_decayed_weights`.
+      cautious: see :func:`alphadecay`.
 
     Returns:
       A transformation with state :class:`AwdState`. The gradient is the update that reaches it, unless ``update`` is
@@ -78,7 +79,7 @@ def awd(
         rate = momentum * state.rate + (1 - momentum) * factor * gradient_norm / (weight_norm + 1e-8)
         rate = jnp.where(jnp.isfinite(rate), rate, state.rate).astype(jnp.float32)
         decayed = [
-            add_decay(update, param, rate, 1.0) if keep else update
+            add_decay(update, param, rate, 1.0, cautious) if keep else update
             for update, param, keep in zip(leaves.updates, leaves.params, is_decayed, strict=True)
         ]
         count = None if state.count is None else optax.safe_increment(state.count)
@@ -88,7 +89,7 @@ def awd(
 
 
 def adadecay(
-    weight_decay: ScalarOrSchedule, *, a: float = 4.0, mask: Mask = None
+    weight_decay: ScalarOrSchedule, *, a: float = 4.0, mask: Mask = None, cautious: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Add decay to every entry by the size of its gradient, AdaDecay as published.
 
@@ -99,6 +100,7 @@ def adadecay(
       weight_decay: base decay rate, a scalar or an optax schedule.
       a: steepness of the sigmoid.
       mask: which leaves are decayed, as in :func:`optax.add_decayed_weights`.
+      cautious: see :func:`alphadecay`.
 
     Returns:
       A transformation with state :class:`AdaDecayState`. The gradient is the update that reaches it, unless
@@ -129,7 +131,7 @@ def adadecay(
             return 2 * jax.nn.sigmoid(a * z)
 
         decayed = [
-            add_decay(update, param, rate, ratio(gradient)) if keep and gradient is not None else update
+            add_decay(update, param, rate, ratio(gradient), cautious) if keep and gradient is not None else update
             for update, param, gradient, keep in zip(
                 leaves.updates, leaves.params, leaves.gradients, leaf_mask(params, mask), strict=True
             )
@@ -146,6 +148,7 @@ def modulewise_adadecay(
     a: float = 4.0,
     modules: ModuleRule = None,
     mask: Mask = None,
+    cautious: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Add decay to every module by its gradient norm, AdaDecay as the AlphaDecay paper ran it.
 
@@ -157,6 +160,7 @@ def modulewise_adadecay(
       a: steepness of the sigmoid.
       modules: which leaves are modules, see :func:`alphadecay`.
       mask: which leaves are decayed at all, see :func:`alphadecay`.
+      cautious: see :func:`alphadecay`.
 
     Returns:
       A transformation with state :class:`AlphaDecayState`.
@@ -174,6 +178,7 @@ def modulewise_adadecay(
         assign=sigmoid(a),
         modules=modules,
         mask=mask,
+        cautious=cautious,
     )
 
 

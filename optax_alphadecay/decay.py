@@ -34,14 +34,26 @@ def current_rate(rate: ScalarOrSchedule, count: jax.Array) -> jax.typing.ArrayLi
 
 
 def add_decay(
-    update: jax.Array | None, param: jax.Array, rate: jax.typing.ArrayLike, ratio: jax.typing.ArrayLike
+    update: jax.Array | None,
+    param: jax.Array,
+    rate: jax.typing.ArrayLike,
+    ratio: jax.typing.ArrayLike = 1.0,
+    cautious: bool = False,
 ) -> jax.Array | None:
-    """Compute ``g + rate * ratio * w`` of one leaf, in the dtype of ``g``; None if there is no update."""
+    """Compute ``g + rate * ratio * w`` of one leaf, in the dtype of ``g``; None if there is no update.
+
+    Cautious decay (`Cautious Weight Decay <https://arxiv.org/abs/2510.12402>`_) leaves out the weights that the update
+    takes away from zero: those where ``g``, which is to be subtracted, and ``w`` have opposite signs.
+    """
     if update is None:
         return None
     # In bfloat16, the product of rate and ratio would lose most of the difference between modules.
     dtype = jnp.promote_types(jnp.result_type(param), jnp.float32)
     decay = jnp.asarray(rate, dtype) * jnp.asarray(ratio, dtype)
+    if cautious:
+        # Not by the sign of the product, which underflows.
+        opposite = ((update > 0) & (param < 0)) | ((update < 0) & (param > 0))
+        decay = jnp.where(opposite, jnp.zeros((), dtype), decay)
     return (update + decay * jnp.asarray(param, dtype)).astype(jnp.result_type(update))
 
 

@@ -4,12 +4,14 @@
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+T = TypeVar("T")
 AnyMesh = Mesh | AbstractMesh
 SizeClass = tuple[Sequence[jax.Array], ...]
 """Modules measured at once: for each operand (weights, gradients), stacks ``[k, m, n]`` of one ``m`` and any ``n``."""
@@ -45,33 +47,34 @@ def mesh_of(mesh: Mesh | None, arrays: Sequence[jax.Array]) -> AnyMesh | None:
 
 def cond(
     predicate: jax.Array,
-    function: Callable[..., jax.Array],
-    arguments: Sequence[jax.Array],
-    otherwise: jax.Array,
+    function: Callable[..., T],
+    arguments: Sequence[Any],
+    otherwise: T,
     mesh: AnyMesh | None,
-) -> jax.Array:
+) -> T:
     """Compute ``function(*arguments)`` where the predicate holds, and return ``otherwise`` elsewhere.
 
     Args:
       predicate: bool, the same on all devices.
-      function: gives an array like ``otherwise``.
-      arguments: may be sharded over axes of any type.
-      otherwise: an array.
+      function: gives a tree like ``otherwise``.
+      arguments: trees of arrays, which may be sharded over axes of any type.
+      otherwise: a tree of arrays.
       mesh: what :func:`mesh_of` gives for the arguments.
 
     Returns:
-      An array like ``otherwise``.
+      A tree like ``otherwise``.
     """
     automatic = with_auto_axes(function, mesh)
-    axes = varying_axes([*arguments, otherwise])
-    return jax.lax.cond(
-        predicate,
-        lambda: pcast_varying(automatic(*arguments), axes),
-        lambda: pcast_varying(otherwise, axes),
-    )
+    axes = varying_axes(jax.tree.leaves((arguments, otherwise)))
+
+    def vary(tree: T) -> T:
+        return jax.tree.map(lambda array: pcast_varying(array, axes), tree)
+
+    result: T = jax.lax.cond(predicate, lambda: vary(automatic(*arguments)), lambda: vary(otherwise))
+    return result
 
 
-def with_auto_axes(function: Callable[..., jax.Array], mesh: AnyMesh | None) -> Callable[..., jax.Array]:
+def with_auto_axes(function: Callable[..., T], mesh: AnyMesh | None) -> Callable[..., T]:
     """Make the Explicit axes of the mesh Auto inside a function, and its result replicated.
 
     A product of weights that are sharded on Explicit axes is refused where its sharding is ambiguous.
@@ -79,9 +82,9 @@ def with_auto_axes(function: Callable[..., jax.Array], mesh: AnyMesh | None) -> 
     if mesh is None or not mesh.abstract_mesh.explicit_axes:
         return function
 
-    def automatic(*args: object) -> jax.Array:
+    def automatic(*args: object) -> T:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            result: jax.Array = jax.sharding.auto_axes(function, out_sharding=PartitionSpec())(*args)
+            result: T = jax.sharding.auto_axes(function, out_sharding=PartitionSpec())(*args)
         return result
 
     return automatic

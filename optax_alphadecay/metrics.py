@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from optax_alphadecay.distribution import AnyMesh, measure_sharded
 from optax_alphadecay.grouping import map_groups, split
 from optax_alphadecay.spectra import powerlaw
 from optax_alphadecay.spectra.eigenvalues import Solver, check_solver, eigenvalues_of_stacks
@@ -15,6 +14,8 @@ from optax_alphadecay.spectra.lanczos import Stochastic
 
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
 """``(weights[k, m, n], gradients[k, m, n]) -> scores[k]`` of one stack of equally shaped modules.
+
+The metrics of this package also take one matrix, or any ``[..., m, n]``, and the weights alone if they measure those.
 
 A score that is not finite refuses the module: it keeps its last good ratio. Any such function is a metric, if it
 measures each module by itself: on a mesh, a stack holds any modules of one shape, and some that are all zeros. See
@@ -51,7 +52,7 @@ def spectral(score: Callable[[jax.Array], jax.Array], *, solver: Solver = "auto"
     """
     if not callable(score):
         raise ValueError(f"spectral: score must be a function of eigenvalues, [k, N] -> [k], got {score!r}.")
-    return _Spectral(score, solver)
+    return SpectralMetric(score, solver)
 
 
 def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Metric:
@@ -62,7 +63,9 @@ def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -
       solver: how eigenvalues are computed, see :func:`eigenvalues`.
 
     Returns:
-      A metric; scores are float32 and above 1, the lower the heavier the tail.
+      A metric; scores are float32 and above 1, the lower the heavier the tail. NaN, which refuses the module, where
+      the spectrum has no tail: eigenvalues that are equal up to the rounding of the dtype that the weights are stored
+      in, as those of an orthogonal matrix.
 
     Raises:
       ValueError: if the solver is unknown, or is stochastic and the fit another than :func:`median`.
@@ -78,7 +81,7 @@ def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -
     References:
       `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 2.
     """
-    return spectral(_fit_for("pl_alpha_hill", fit, solver), solver=solver)
+    return SpectralMetric(_fit_for("pl_alpha_hill", fit, solver), solver, needs_tail=True)
 
 
 def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Metric:
@@ -96,7 +99,9 @@ def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Me
       training or testing data <https://www.nature.com/articles/s41467-021-24025-8>`_, 2021.
     """
     alpha = _fit_for("alpha_hat", fit, solver)
-    return spectral(lambda values: jax.nn.softplus(alpha(values) * jnp.log10(values[:, -1])), solver=solver)
+    return SpectralMetric(
+        lambda values: jax.nn.softplus(alpha(values) * jnp.log10(values[:, -1])), solver, needs_tail=True
+    )
 
 
 def spectral_norm(*, solver: Solver = "auto") -> Metric:
@@ -147,7 +152,7 @@ def frobenius_norm() -> Metric:
     Returns:
       A metric with float32 scores.
     """
-    return _Norm(lambda weights, gradients: _sum_of_squares(weights))
+    return NormMetric(lambda weights, gradients: _sum_of_squares(weights))
 
 
 def grad_norm() -> Metric:
@@ -156,7 +161,7 @@ def grad_norm() -> Metric:
     Returns:
       A metric with float32 scores.
     """
-    return _Norm(lambda weights, gradients: jnp.sqrt(_sum_of_squares(gradients)))
+    return NormMetric(lambda weights, gradients: jnp.sqrt(_sum_of_squares(gradients)), of_gradients=True)
 
 
 def _fit_for(name: str, fit: powerlaw.Fit | None, solver: Solver) -> powerlaw.Fit:
@@ -170,17 +175,21 @@ def _fit_for(name: str, fit: powerlaw.Fit | None, solver: Solver) -> powerlaw.Fi
 
 
 @dataclasses.dataclass(frozen=True)
-class _Spectral:
+class SpectralMetric:
     """A metric that is a function of eigenvalues, float32 ``[k, N] -> [k]``."""
 
     score: Callable[[jax.Array], jax.Array]
     solver: Solver
+    needs_tail: bool = False
+    """Whether spectra are refused that are constant up to the rounding of the weights' dtype."""
 
     def __post_init__(self) -> None:
+        """Check the solver."""
         check_solver(self.solver)
 
-    def __call__(self, weights: jax.Array, gradients: jax.Array) -> jax.Array:
-        return self.of_stacks([weights])
+    def __call__(self, weights: jax.Array, gradients: jax.Array | None = None) -> jax.Array:
+        """Score matrices ``[..., m, n]``."""
+        return _of_any_rank(lambda weights, _: self.of_stacks([weights]), weights, weights)
 
     def of_stacks(self, stacks: Sequence[jax.Array]) -> jax.Array:
         """Score several stacks; those with equally many eigenvalues are solved and scored at once."""
@@ -189,93 +198,51 @@ class _Spectral:
 
         def score_group(spectra: list[jax.Array]) -> list[jax.Array]:
             values = jnp.concatenate(spectra)
-            scores = _one_score_a_module(score, score(values), values.shape)
+            scores = one_score_a_module(score, score(values), values.shape)
             return split(scores, [len(spectrum) for spectrum in spectra])
 
         spectra = eigenvalues_of_stacks(stacks, self.solver, upper_half=upper_half)
         scores = map_groups(lambda groups: map(score_group, groups), spectra, key=lambda spectrum: spectrum.shape[-1])
+        if self.needs_tail:
+            scores = [
+                jnp.where(powerlaw.has_no_tail(spectrum, stack.dtype), jnp.nan, score)
+                for score, spectrum, stack in zip(scores, spectra, stacks, strict=True)
+            ]
         return jnp.concatenate(scores)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Norm:
+class NormMetric:
     """A metric that is a sum over entries. Devices sum the parts of matrices that they hold; no weights move."""
 
     score: Metric
+    of_gradients: bool = False
 
-    def __call__(self, weights: jax.Array, gradients: jax.Array) -> jax.Array:
-        return self.score(weights, gradients)
+    def __call__(self, weights: jax.Array, gradients: jax.Array | None = None) -> jax.Array:
+        """Score matrices ``[..., m, n]``."""
+        if gradients is None and self.of_gradients:
+            raise ValueError("grad_norm: call it as metric(weights, gradients); it measures the gradients.")
+        return _of_any_rank(self.score, weights, weights if gradients is None else gradients)
+
+
+def _of_any_rank(score: Metric, weights: jax.Array, gradients: jax.Array) -> jax.Array:
+    """Score matrices ``[..., m, n]`` as one stack, ``[...]``."""
+    if jnp.ndim(weights) < 2:
+        raise ValueError(
+            f"a metric scores matrices [m, n] or stacks [k, m, n] of them, got shape {jnp.shape(weights)}."
+        )
+    if jnp.ndim(weights) == 3:
+        return score(weights, gradients)
+    shape = jnp.shape(weights)
+    stacks = (jnp.reshape(matrices, (-1, *shape[-2:])) for matrices in (weights, gradients))
+    return score(*stacks).reshape(shape[:-2])
 
 
 def _sum_of_squares(matrices: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(matrices.astype(jnp.float32)), axis=(-2, -1))
 
 
-def measure(
-    metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array], mesh: AnyMesh | None = None
-) -> jax.Array:
-    """Score all modules, float32 ``[n_modules]``.
-
-    Args:
-      metric: measures one stack.
-      weights: one stack ``[k, m, n]`` for each leaf.
-      gradients: the same.
-      mesh: devices to measure on; None measures all modules here.
-
-    Raises:
-      ValueError: if the metric does not give one score for each module of a stack.
-    """
-    if not weights:
-        return jnp.zeros((0,), jnp.float32)
-    if mesh is not None and not isinstance(metric, _Norm):
-        return _measure_sharded(metric, weights, gradients, mesh)
-    if isinstance(metric, _Spectral):
-        return metric.of_stacks(weights)
-    return jnp.concatenate([_score(metric, *stacks) for stacks in zip(weights, gradients, strict=True)])
-
-
-def _measure_sharded(
-    metric: Metric, weights: Sequence[jax.Array], gradients: Sequence[jax.Array], mesh: AnyMesh
-) -> jax.Array:
-    """Score all modules on all devices of the mesh."""
-    is_spectral = isinstance(metric, _Spectral)
-    operands: list[tuple[jax.Array, ...]]
-    if is_spectral:
-        # Spectra are invariant to transposition and zero padding, so that modules of several shapes share a stack.
-        operands = [(_smaller_side_first(stack),) for stack in weights]
-    else:
-        operands = list(zip(weights, gradients, strict=True))
-
-    def measure_share(share: list[tuple[jax.Array, ...]]) -> list[jax.Array]:
-        if isinstance(metric, _Spectral):
-            return [metric.of_stacks(stacks) for stacks in share]
-        return [_score(metric, *stacks) for stacks in share]
-
-    def measure_groups(groups: list[list[tuple[jax.Array, ...]]]) -> list[list[jax.Array]]:
-        scores = measure_sharded(measure_share, [tuple(zip(*group, strict=True)) for group in groups], mesh)
-        sizes = [[len(stacks[0]) for stacks in group] for group in groups]
-        return list(map(split, scores, sizes))
-
-    def size_class(stacks: tuple[jax.Array, ...]) -> tuple[int, ...]:
-        return _size_class(*stacks[0].shape[1:]) if is_spectral else stacks[0].shape[1:]
-
-    return jnp.concatenate(map_groups(measure_groups, operands, key=size_class))
-
-
-def _size_class(m: int, n: int) -> tuple[int, int]:
-    """Return the number of eigenvalues, and the aspect ratio as a power of 8, which bounds the padding."""
-    return min(m, n), ((max(m, n) // min(m, n)).bit_length() - 1) // 3
-
-
-def _smaller_side_first(stack: jax.Array) -> jax.Array:
-    return stack if stack.shape[1] <= stack.shape[2] else stack.swapaxes(1, 2)
-
-
-def _score(metric: Metric, weights: jax.Array, gradients: jax.Array) -> jax.Array:
-    return _one_score_a_module(metric, metric(weights, gradients), weights.shape)
-
-
-def _one_score_a_module(function: object, scores: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+def one_score_a_module(function: object, scores: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     """Cast scores to float32 ``[k]``; raise a ValueError unless there is one for each of the ``k`` modules."""
     if jnp.shape(scores) != shape[:1]:
         raise ValueError(

@@ -3,7 +3,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from optax_alphadecay import distribution
 from optax_alphadecay import modules as modules_lib
-from optax_alphadecay.assignment import Assignment, assign_named, linear
+from optax_alphadecay.assignment.linear import linear
+from optax_alphadecay.assignment.protocol import Assignment
 from optax_alphadecay.decay import (
     Mask,
     ScalarOrSchedule,
@@ -22,24 +23,10 @@ from optax_alphadecay.decay import (
     current_rate,
     flatten_like_params,
 )
-from optax_alphadecay.metrics import Metric, measure, pl_alpha_hill
+from optax_alphadecay.measurement import measure
+from optax_alphadecay.metrics import Metric, pl_alpha_hill
 from optax_alphadecay.modules import ModuleRule, ModuleStack
-
-
-class AlphaDecayState(NamedTuple):
-    """State of :func:`alphadecay`.
-
-    The vectors hold the modules in leaf order, then in the order of a stack. With ``jax_debug_nans``, which stops at a
-    NaN that leaves a jitted function, initialise outside of ``jax.jit``; a refused module then stops the run.
-    """
-
-    count: jax.Array  # type: ignore[assignment] # shape=(), dtype=int32
-    scores: jax.Array  # shape=(n_modules,), dtype=float32; each module's last good one, NaN before the first
-    ratios: jax.Array  # shape=(n_modules,), dtype=float32; decay / weight_decay, 1 before the first good score
-    rejected: jax.Array  # shape=(), dtype=int32; scores and ratios refused so far because they were not finite
-    # shape=(n_modules,), dtype=int32; refreshes that have refused the module since its last good score. Only a state
-    # saved by version 0.1 has None, see upgrade_state.
-    age: jax.Array = None  # type: ignore[assignment]
+from optax_alphadecay.state import AlphaDecayState, check_modules, fingerprint, first_state, next_vectors
 
 
 def alphadecay(
@@ -50,6 +37,8 @@ def alphadecay(
     assign: Assignment | None = None,
     modules: ModuleRule = None,
     mask: Mask = None,
+    expire_after: int | None = 10,
+    cautious: bool = False,
     mesh: Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Add weight decay, more to modules with light-tailed spectra and less to heavy-tailed ones.
@@ -63,7 +52,11 @@ def alphadecay(
     :func:`optax.scale_by_adam` and the learning rate it is decoupled, as :func:`optax_alphadecay.adamw`.
 
     A module whose score is not finite is refused: it keeps its last good ratio (1 before there is one). It moves no
-    other module's ratio: it counts with its last good score, or not at all if it never had one.
+    other module's ratio: it counts with its last good score, or not at all if it has none. The score expires, and the
+    ratio becomes 1, when more than ``expire_after`` refreshes in a row have refused the module.
+
+    The state knows which modules it is of. With others, as after a change of ``modules``, the next update measures all
+    of them, and outside of ``jax.jit`` warns. :func:`request_refresh` asks for a refresh at the next update.
 
     Args:
       weight_decay: base decay rate, a scalar or an optax schedule of the number of updates so far. The ratios stay
@@ -77,6 +70,10 @@ def alphadecay(
         its leaves are True (a matrix), False, :class:`optax.contrib.MuonDimensionNumbers` (any rank; axes it does
         not name are stacked modules) or :class:`MatrixAxes`. None: :func:`block_matrices`. See :func:`explain`.
       mask: which leaves are decayed at all, as in :func:`optax.add_decayed_weights`; None: all of them.
+      expire_after: refreshes in a row that a module's last good score survives; None: any number.
+      cautious: decay a weight only if the update that reaches this transformation has its sign, or is zero, so that
+        decay and update pull it in the same direction. Behind the moments, as in :func:`adamw`, this is cautious weight
+        decay as published; in front of them the sign is the gradient's.
       mesh: devices that measure at a refresh, each its share of the modules. Params that live on a mesh, and an
         ambient mesh, go first; with either, ``mesh`` need not be given.
 
@@ -96,46 +93,47 @@ def alphadecay(
       >>> state = optimizer.init(params)
       >>> updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
       >>> print(oad.format_table(oad.module_table(state, params)))
-      module  shape     score  ratio
-      down    256 x 64  ...    0.667
-      up      64 x 256  ...    3.000
+      module  shape     score  ratio  norm
+      down    256 x 64  ...    0.667  ...
+      up      64 x 256  ...    3.000  ...
 
     References:
       He et al., `AlphaDecay: Module-wise Weight Decay for Heavy-Tailed Balancing in LLMs
-      <https://arxiv.org/abs/2506.14562>`_, 2025.
+      <https://arxiv.org/abs/2506.14562>`_, 2025; Chen et al., `Cautious Weight Decay
+      <https://arxiv.org/abs/2510.12402>`_, 2025.
     """
     check_nonnegative("alphadecay", "weight_decay", weight_decay)
     check_count("alphadecay", "refresh_every", refresh_every)
+    if expire_after is not None:
+        check_count("alphadecay", "expire_after", expire_after)
     distribution.check_mesh("alphadecay", mesh)
     metric = pl_alpha_hill() if metric is None else metric
     assign = linear() if assign is None else assign
 
-    refresh = _refresh_with(metric)
+    refresh = _refresh_with(metric, assign)
 
     def init(params: optax.Params) -> AlphaDecayState:
-        return _first_state(len(modules_lib.names(modules_lib.resolve_and_warn(params, modules, mask))))
+        return first_state(modules_lib.resolve_and_warn(params, modules, mask))
 
     def update(
         updates: optax.Updates, state: AlphaDecayState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AlphaDecayState]:
         leaves = flatten_like_params("alphadecay", updates, params, extra_args)
         stacks = modules_lib.resolve(params, modules, mask)
-        names = modules_lib.names(stacks)
-        _check_modules(stacks, names, state, leaves.gradients)
+        check_modules(stacks, state, leaves.gradients)
 
-        due = (state.count == 0) | ((state.count + 1) % refresh_every == 0)
+        own = fingerprint(stacks)
+        due = (state.count == 0) | ((state.count + 1) % refresh_every == 0) | (state.fingerprint != own)
         weights, gradients = _leaves_of(stacks, leaves.params), _leaves_of(stacks, leaves.gradients)
         devices = distribution.mesh_of(mesh, [*weights, *gradients])
-        measured = refresh(due, stacks, devices, weights, gradients, state.scores)
-        # A module that breaks counts with its last good score, so that it moves no other.
-        scores = jnp.where(jnp.isfinite(measured), measured, state.scores)
-        new_state = _next_state(state, due, measured, assign_named(assign, scores, names))
+        vectors = refresh(due, stacks, devices, weights, gradients, state, expire_after)
+        new_state = vectors._replace(count=optax.safe_increment(state.count), fingerprint=jnp.asarray(own))
 
         ratio_of_leaf = modules_lib.broadcast_to_leaves(stacks, new_state.ratios)
         is_decayed = modules_lib.leaf_mask(params, mask)
         rate = current_rate(weight_decay, state.count)
         decayed = [
-            add_decay(update, param, rate, ratio_of_leaf.get(leaf, 1.0)) if is_decayed[leaf] else update
+            add_decay(update, param, rate, ratio_of_leaf.get(leaf, 1.0), cautious) if is_decayed[leaf] else update
             for leaf, (update, param) in enumerate(zip(leaves.updates, leaves.params, strict=True))
         ]
         return jax.tree.unflatten(leaves.structure, decayed), new_state
@@ -143,33 +141,8 @@ def alphadecay(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _first_state(n_modules: int) -> AlphaDecayState:
-    with jax.debug_nans(False):  # this NaN is meant
-        scores = jnp.full((n_modules,), jnp.nan, jnp.float32)
-    return AlphaDecayState(
-        count=jnp.zeros((), jnp.int32),
-        scores=scores,
-        ratios=jnp.ones((n_modules,), jnp.float32),
-        rejected=jnp.zeros((), jnp.int32),
-        age=jnp.zeros((n_modules,), jnp.int32),
-    )
-
-
-def _next_state(state: AlphaDecayState, due: jax.Array, measured: jax.Array, assigned: jax.Array) -> AlphaDecayState:
-    """Take over the scores and ratios of a refresh that are finite."""
-    accepted = jnp.isfinite(measured) & jnp.isfinite(assigned)
-    refused = due & ~accepted
-    return AlphaDecayState(
-        count=optax.safe_increment(state.count),
-        scores=jnp.where(accepted, measured, state.scores),
-        ratios=jnp.where(due & accepted, assigned.astype(jnp.float32), state.ratios),
-        rejected=state.rejected + refused.sum(dtype=jnp.int32),
-        age=jnp.where(due & accepted, 0, state.age + refused),
-    )
-
-
-def _refresh_with(metric: Metric) -> Callable[..., jax.Array]:
-    """Make the function that measures the modules where a refresh is due, and keeps their scores elsewhere."""
+def _refresh_with(metric: Metric, assign: Assignment) -> Callable[..., AlphaDecayState]:
+    """Make the function that measures the modules where a refresh is due, and keeps the state elsewhere."""
 
     # Jitted apart from the update, so that an update outside of jit does not compile it anew.
     @functools.partial(jax.jit, static_argnames=("stacks", "mesh"))
@@ -179,13 +152,16 @@ def _refresh_with(metric: Metric) -> Callable[..., jax.Array]:
         mesh: distribution.AnyMesh | None,
         weights: list[jax.Array],
         gradients: list[jax.Array],
-        scores: jax.Array,
-    ) -> jax.Array:
-        def measure_all(*leaves: jax.Array) -> jax.Array:
-            weights, gradients = leaves[: len(stacks)], leaves[len(stacks) :]
-            return measure(metric, _as_matrices(stacks, weights), _as_matrices(stacks, gradients), mesh)
+        state: AlphaDecayState,
+        expire_after: jax.Array | None,
+    ) -> AlphaDecayState:
+        def measure_all(
+            weights: list[jax.Array], gradients: list[jax.Array], state: AlphaDecayState, expire_after: jax.Array | None
+        ) -> AlphaDecayState:
+            measured = measure(metric, _as_matrices(stacks, weights), _as_matrices(stacks, gradients), mesh)
+            return next_vectors(state, stacks, measured, assign, expire_after)
 
-        return distribution.cond(due, measure_all, [*weights, *gradients], scores, mesh)
+        return distribution.cond(due, measure_all, (weights, gradients, state, expire_after), state, mesh)
 
     return refresh
 
@@ -196,24 +172,3 @@ def _leaves_of(stacks: tuple[ModuleStack, ...], leaves: list[Any]) -> list[jax.A
 
 def _as_matrices(stacks: tuple[ModuleStack, ...], leaves: Sequence[jax.Array]) -> list[jax.Array]:
     return [stack.as_matrices(leaf) for stack, leaf in zip(stacks, leaves, strict=True)]
-
-
-def _check_modules(
-    stacks: tuple[ModuleStack, ...], names: tuple[str, ...], state: AlphaDecayState, gradients: list[Any]
-) -> None:
-    if state.age is None:
-        raise ValueError(
-            "alphadecay: the state was saved by version 0.1 and holds no age; convert it once with"
-            " optax_alphadecay.upgrade_state(state)."
-        )
-    if state.scores.shape != (len(names),):
-        raise ValueError(
-            f"alphadecay: the state holds {state.scores.shape[0]} modules and params {len(names)}: {', '.join(names)}."
-            " Initialise with the params, modules and mask that update sees."
-        )
-    for stack in stacks:
-        if gradients[stack.leaf] is None:
-            raise ValueError(
-                f"alphadecay: {stack.name!r} is a module but has no update (None). Set it to False in modules, or give"
-                " it a gradient."
-            )

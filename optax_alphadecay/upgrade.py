@@ -1,4 +1,4 @@
-"""States saved by version 0.1, read by this one."""
+"""States of earlier versions, and of optax's own optimizers, carried over to this one."""
 # SPDX-License-Identifier: Apache-2.0
 
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_alphadecay.transform import AlphaDecayState
+from optax_alphadecay.state import AlphaDecayState, request_refresh
 
 
 class AlphaDecayStateV1(NamedTuple):
@@ -17,6 +17,16 @@ class AlphaDecayStateV1(NamedTuple):
     scores: jax.Array  # shape=(n_modules,), dtype=float32; 0 before the first good one
     ratios: jax.Array  # shape=(n_modules,), dtype=float32
     rejected: jax.Array  # shape=(), dtype=int32
+
+
+class _StateWithAge(NamedTuple):
+    """State of :func:`alphadecay` as development versions before 0.2 saved it."""
+
+    count: jax.Array  # type: ignore[assignment]
+    scores: jax.Array
+    ratios: jax.Array
+    rejected: jax.Array
+    age: jax.Array
 
 
 def state_v1(state: optax.OptState) -> optax.OptState:
@@ -40,35 +50,103 @@ def state_v1(state: optax.OptState) -> optax.OptState:
     return _map_states(lambda own: AlphaDecayStateV1(*own[:4]), state)
 
 
-def upgrade_state(state: optax.OptState) -> optax.OptState:
-    """Convert a state of version 0.1 to one of this version.
-
-    Version 0.1 kept no ages, and a score of 0 for modules that never had a good one.
+def earlier_states(state: optax.OptState) -> tuple[optax.OptState, ...]:
+    """Give a state the structures that earlier versions saved, to restore a checkpoint of unknown age into.
 
     Args:
-      state: a restored state, with :class:`AlphaDecayStateV1` or four-field :class:`AlphaDecayState` nodes in it, as
-        pickle makes them. Other states come back as they are.
+      state: a state of this version, concrete or abstract.
 
     Returns:
-      The same tree with states of this version: NaN for a score of 0, and ages of 0.
+      Templates as :func:`state_v1` gives, the newest version first: that of development versions before 0.2, then that
+      of version 0.1. Empty if there is no :class:`AlphaDecayState` in the state.
+    """
+    if not any(isinstance(node, AlphaDecayState) for node in jax.tree.leaves(state, is_leaf=_is_known)):
+        return ()
+    return _map_states(lambda own: _StateWithAge(*own[:5]), state), state_v1(state)
+
+
+def upgrade_state(state: optax.OptState) -> optax.OptState:
+    """Convert a state of an earlier version to one of this version.
+
+    Version 0.1 kept no ages, and a score of 0 for modules that never had a good one. No earlier version kept which
+    modules the state is of: the next update measures all modules, as if asked by :func:`request_refresh`.
+
+    Args:
+      state: a restored state, with :class:`AlphaDecayStateV1`, nodes of :func:`earlier_states`, or shorter
+        :class:`AlphaDecayState` nodes in it, as pickle makes them. States of this version come back as they are.
+
+    Returns:
+      The same tree with states of this version.
     """
 
     def upgrade(own: Any) -> Any:
-        if isinstance(own, AlphaDecayState) and own.age is not None:
+        if isinstance(own, AlphaDecayState) and own.fingerprint is not None:
             return own
         count, scores, ratios, rejected = own[:4]
-        never = scores == 0
-        return AlphaDecayState(
-            count, jnp.where(never, jnp.nan, scores), ratios, rejected, jnp.zeros_like(scores, jnp.int32)
-        )
+        age = own[4] if len(own) > 4 else None
+        if age is None:
+            scores = jnp.where(scores == 0, jnp.nan, scores)
+            age = jnp.zeros_like(scores, jnp.int32)
+        fenced = jnp.zeros_like(scores, bool)
+        return AlphaDecayState(count, scores, ratios, rejected, age, fenced, jnp.zeros_like(count, jnp.uint32))
 
     return _map_states(upgrade, state)
 
 
+def from_optax(old: optax.OptState, new: optax.OptState) -> optax.OptState:
+    """Carry the state of :func:`optax.adam` or :func:`optax.adamw` over to an optimizer of this package.
+
+    Args:
+      old: the state of the optax optimizer.
+      new: ``optimizer.init(params)`` of :func:`adam`, :func:`adamw` or another optimizer with Adam's moments.
+
+    Returns:
+      ``new`` with the moments of ``old``, and with its number of updates in every count, so that schedules go on. The
+      next update measures all modules.
+
+    Raises:
+      ValueError: unless there are moments of Adam in both, once, and of the same shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax, optax_alphadecay as oad
+      >>> params = {"w": jnp.ones((64, 64))}
+      >>> state = oad.from_optax(optax.adamw(1e-3).init(params), oad.adamw(1e-3).init(params))
+    """
+    (moments,), (fresh,) = (_adam_states("old", old), _adam_states("new", new))
+    shapes = [jax.tree.map(jnp.shape, (state.mu, state.nu)) for state in (moments, fresh)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "from_optax: the moments of old and new differ in structure or shapes; pass states of one model."
+        )
+
+    def carry(node: Any) -> Any:
+        if isinstance(node, optax.ScaleByAdamState):
+            return moments
+        if isinstance(node, AlphaDecayState):
+            return request_refresh(node._replace(count=moments.count))
+        if hasattr(node, "hyperparams"):  # of inject_hyperparams
+            return node._replace(count=moments.count, inner_state=carry_all(node.inner_state))
+        return node._replace(count=moments.count) if isinstance(node, optax.ScaleByScheduleState) else node
+
+    def carry_all(tree: optax.OptState) -> optax.OptState:
+        kinds = optax.ScaleByAdamState, AlphaDecayState, optax.ScaleByScheduleState
+        return jax.tree.map(carry, tree, is_leaf=lambda node: isinstance(node, kinds) or hasattr(node, "hyperparams"))
+
+    return carry_all(new)
+
+
+def _adam_states(name: str, state: optax.OptState) -> list[optax.ScaleByAdamState]:
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
+    found = [node for node in nodes if isinstance(node, optax.ScaleByAdamState)]
+    if len(found) != 1:
+        raise ValueError(f"from_optax: {name} must hold the moments of Adam once, and holds them {len(found)} times.")
+    return found
+
+
+def _is_known(node: object) -> bool:
+    return isinstance(node, AlphaDecayState | AlphaDecayStateV1 | _StateWithAge)
+
+
 def _map_states(function: Any, state: optax.OptState) -> optax.OptState:
-    kinds = AlphaDecayState, AlphaDecayStateV1
-    return jax.tree.map(
-        lambda node: function(node) if isinstance(node, kinds) else node,
-        state,
-        is_leaf=lambda node: isinstance(node, kinds),
-    )
+    return jax.tree.map(lambda node: function(node) if _is_known(node) else node, state, is_leaf=_is_known)

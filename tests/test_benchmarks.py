@@ -7,7 +7,7 @@ import pathlib
 import matplotlib.image
 import numpy as np
 
-from benchmarks import figure, report
+from benchmarks import fences, figure, report
 from benchmarks.measure import Row, ratio, take_turns
 
 ROWS = [
@@ -47,3 +47,9 @@ def test_contenders_take_turns_and_ratios_are_of_the_same_turn() -> None:
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
     row = ratio("r", {"a": np.array([1.0, 4.0, 3.0]), "b": np.array([2.0, 2.0, 3.0])}, "a", "b", budget=1.0)
     assert (row.measured, row.quartiles, row.holds, row.seconds) == (1.0, (0.75, 1.5), True, (3.0, 2.0))
+
+
+def test_refreshes_that_a_fence_changes_are_counted() -> None:
+    ordinary = [2.0, 2.1, 2.2, 2.9, 3.0, 3.1, 2.05]
+    found = fences.count([ordinary, [*ordinary, 501.0], [*ordinary, 5.9], [*ordinary[:3], 3.0, 2.15, 2.05, 2.1, 4.4]])
+    assert found == fences.Count(refreshes=4, beyond_quartiles=3, fenced=1, moved=1)

@@ -118,13 +118,17 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             return None
         try:
             restored = self._restore(self._newest, params, opt_state)
-        except ValueError:
-            before = oad.state_v1(opt_state)
-            if len(jax.tree.leaves(before)) == len(jax.tree.leaves(opt_state)):
-                raise
-            restored = self._restore(self._newest, params, before)
+        except ValueError as error:
+            restored = self._restore_earlier(self._newest, params, opt_state, error)
         batches.set_state(restored["batches"])
         return self._newest, restored["params"], oad.upgrade_state(restored["opt_state"])
+
+    def _restore_earlier(self, step: int, params: Any, opt_state: Any, error: ValueError) -> Any:
+        """Reads a step that an earlier version of the library saved; raises `error` if none did."""
+        for template in oad.earlier_states(opt_state):
+            with contextlib.suppress(ValueError):
+                return self._restore(step, params, template)
+        raise error
 
     def _restore(self, step: int, params: Any, opt_state: Any) -> Any:
         """Reads the items of a step."""

@@ -208,7 +208,8 @@ def make_assignment(config: AlphaDecay) -> oad.Assignment:
     """Builds the map from scores to ratios; only the linear one has a range to choose, and controls."""
     if config.assign != "linear":
         return getattr(oad, config.assign)()
-    linear, sign = oad.linear(*config.scale_range), -1.0 if config.reverse else 1.0
+    # The paper's own rule, by which the recorded runs were made: every score may set the scale.
+    linear, sign = oad.linear(*config.scale_range, fence=None), -1.0 if config.reverse else 1.0
 
     def assign(scores: jax.Array) -> jax.Array:
         ratios = linear(sign * scores)

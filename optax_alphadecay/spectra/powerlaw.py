@@ -102,6 +102,24 @@ class UpperHalf:
         return self.of_upper_half(eigenvalues[..., eigenvalues.shape[-1] // 2 :])
 
 
+def has_no_tail(eigenvalues: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Tell whether eigenvalues are equal up to the rounding of the matrix's entries.
+
+    Rounding the entries of an orthogonal matrix to a dtype with machine epsilon ``e`` spreads its eigenvalues, all 1,
+    over about ``1 +- 0.62 e``: the noise ``E`` has entries of ``0.22 e`` of theirs, and the spectral norm of
+    ``Q E^T + E Q^T`` is ``2 sqrt(2)`` times that. A median fit makes an alpha of 500 of it in bfloat16.
+
+    Args:
+      eigenvalues: ascending, float32 ``[..., N]``, of all or the upper half.
+      dtype: that the matrix was stored in.
+
+    Returns:
+      bool ``[...]``: whether they spread less than ``2 e``.
+    """
+    smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
+    return largest - smallest <= 2 * float(jnp.finfo(dtype).eps) * largest
+
+
 def _hill_of_all(eigenvalues: jax.Array) -> jax.Array:
     """Estimate alpha with the first eigenvalue as the cutoff; NaN where that may not begin a tail."""
     return jnp.where(_may_begin_tail(eigenvalues)[..., 0], _hill(_log_spectrum(eigenvalues))[..., 0], jnp.nan)

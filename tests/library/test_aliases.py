@@ -1,6 +1,8 @@
 """The ready optimizers are the chains their documentation says."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
+import inspect
 from typing import Any
 
 import jax
@@ -12,6 +14,9 @@ import pytest
 import optax_alphadecay as oad
 
 OPTIONS: dict[str, Any] = {"metric": oad.frobenius_norm(), "modules": {"w": True, "v": True, "b": False}}
+
+
+UNIFORM_ADAMW = functools.partial(oad.adamw, **OPTIONS, assign=jnp.ones_like)
 
 
 def train(optimizer: optax.GradientTransformation) -> dict[str, jax.Array]:
@@ -29,8 +34,10 @@ def train(optimizer: optax.GradientTransformation) -> dict[str, jax.Array]:
     ("alias", "chain"),
     [
         (
-            oad.adam(1e-2, 0.8, 0.95, 1e-6, weight_decay=0.1, **OPTIONS),
-            optax.chain(oad.alphadecay(0.1, **OPTIONS), optax.adam(1e-2, 0.8, 0.95, 1e-6)),
+            oad.adam(1e-2, 0.8, 0.95, 1e-6, 1e-4, jnp.bfloat16, nesterov=True, weight_decay=0.1, **OPTIONS),
+            optax.chain(
+                oad.alphadecay(0.1, **OPTIONS), optax.adam(1e-2, 0.8, 0.95, 1e-6, 1e-4, jnp.bfloat16, nesterov=True)
+            ),
         ),
         (
             oad.adamw(1e-2, 0.8, 0.95, 1e-6, weight_decay=0.1, **OPTIONS),
@@ -47,8 +54,25 @@ def test_alias_is_its_chain(alias: Any, chain: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, train(alias), train(chain))
 
 
-def test_uniform_ratios_give_optax_adamw() -> None:
-    options = {**OPTIONS, "assign": jnp.ones_like}
-    ours, theirs = oad.adamw(1e-2, weight_decay=0.1, **options), optax.adamw(1e-2, weight_decay=0.1)
-    for name, leaf in train(ours).items():
-        np.testing.assert_allclose(leaf, train(theirs)[name], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((1e-2,), {"weight_decay": 0.1}),
+        ((1e-2, 0.8, 0.95, 1e-6, 1e-4, jnp.bfloat16, 0.1, {"w": True, "v": False, "b": True}), {}),
+        ((1e-2,), {"weight_decay": 0.1, "nesterov": True, "eps_root": 1e-4, "mask": lambda params: True}),
+    ],
+)
+def test_replacing_the_name_of_optax_adamw_is_enough(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Where the ratios are 1."""
+    found, wanted = (train(make(*args, **kwargs)) for make in (UNIFORM_ADAMW, optax.adamw))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_signatures_begin_with_those_of_optax(name: str) -> None:
+    ours, theirs = (inspect.signature(getattr(package, name)).parameters for package in (oad, optax))
+    positional = [key for key, value in theirs.items() if value.kind is not value.KEYWORD_ONLY]
+    assert list(ours)[: len(positional)] == positional
+    assert theirs.keys() <= ours.keys()
+    for key in theirs.keys() - {"weight_decay"}:
+        assert ours[key].default == theirs[key].default

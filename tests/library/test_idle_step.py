@@ -1,6 +1,7 @@
 """A step between refreshes runs no decomposition: read off the compiled program, and counted while it runs."""
 # SPDX-License-Identifier: Apache-2.0
 
+import collections
 import re
 from typing import Any
 
@@ -72,6 +73,32 @@ def test_an_idle_step_works_as_little_as_with_uniform_decay(shapes: Any, solver:
     assert not decompositions(run_each_time(ours))
     # Beyond names: no loop (the bisection), matrix product (the Gram matrix) or sort is left outside the branch.
     assert not heavy_work(run_each_time(ours)) - heavy_work(run_each_time(uniform))
+
+
+def test_an_idle_step_computes_no_more_than_before_fences() -> None:
+    """Nor before fingerprints: what computed, beyond uniform decay, in a step of PLAIN at commit 3ef406a."""
+    before = collections.Counter(
+        {
+            "add": 13,
+            "and": 17,
+            "broadcast": 32,
+            "compare": 25,
+            "conditional": 1,
+            "convert": 3,
+            "divide": 1,
+            "fusion": 12,
+        }
+        | {"is-finite": 13, "maximum": 1, "minimum": 1, "multiply": 12, "not": 2, "or": 4, "reduce": 4, "remainder": 1}
+        | {"select": 26, "slice": 4, "subtract": 5}
+    )
+    ours, uniform = (
+        collections.Counter(instruction.opcode for instruction in run_each_time(program(decay, PLAIN)))
+        for decay in (oad.alphadecay(1e-3, modules=STACKED), UNIFORM)
+    )
+    for names_only in ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy"):
+        del ours[names_only]
+    assert ours - uniform <= before, ours - uniform
+    assert "conditional" in ours - uniform
 
 
 def test_measuring_at_every_step_is_noticed() -> None:

@@ -3,6 +3,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 import scipy.stats
 
 import optax_alphadecay as oad
-from optax_alphadecay.metrics import measure
+from optax_alphadecay.measurement import measure
 
 RNG = np.random.default_rng(4)
 WEIGHTS, GRADIENTS = (RNG.normal(size=(3, 12, 20)).astype(np.float32) for _ in range(2))
@@ -94,3 +95,37 @@ SPECTRAL: list[Callable[..., oad.Metric]] = [
 def test_unknown_solvers_are_refused_when_built(build: Callable[..., oad.Metric]) -> None:
     with pytest.raises(ValueError, match="unknown solver 'qr'"):
         build(solver="qr")
+
+
+def test_matrices_of_any_rank_are_scored() -> None:
+    """One matrix, a stack, or more axes; of weights alone where these are measured."""
+    weights = jax.random.normal(jax.random.key(0), (2, 3, 8, 12))
+    for metric in (oad.pl_alpha_hill(), oad.stable_rank(), oad.frobenius_norm()):
+        scores = metric(weights, weights)
+        assert scores.shape == (2, 3)
+        np.testing.assert_allclose(metric(weights[1], weights[1]), scores[1], rtol=1e-5)
+        one: Any = metric
+        assert one(weights[0, 2]).shape == ()
+        np.testing.assert_allclose(one(weights[0, 2]), scores[0, 2], rtol=1e-5)
+        with pytest.raises(ValueError, match=r"matrices \[m, n\] or stacks .* got shape \(12,\)"):
+            one(weights[0, 0, 0])
+    gradient_norm: Any = oad.grad_norm()
+    np.testing.assert_allclose(gradient_norm(weights[0, 0], weights[0, 1]), np.linalg.norm(weights[0, 1]), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"metric\(weights, gradients\)"):
+        gradient_norm(weights)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)])
+@pytest.mark.parametrize("metric", [oad.pl_alpha_hill(), oad.alpha_hat()], ids=["pl_alpha_hill", "alpha_hat"])
+def test_spectra_without_a_tail_are_refused(metric: Any, shape: tuple[int, int], dtype: str) -> None:
+    """Orthogonal matrices, whose singular values differ only by the rounding of what is stored."""
+    orthogonal = jax.nn.initializers.orthogonal()(jax.random.key(1), shape).astype(dtype)
+    assert np.isnan(metric(orthogonal, orthogonal))
+    ordinary = jax.random.normal(jax.random.key(1), shape, dtype)
+    assert np.isfinite(metric(ordinary, ordinary))
+    if dtype != "float32" and shape == (64, 64):
+        # Stored in float32, the same numbers are a spectrum like any other: they have an alpha in the hundreds.
+        wide = orthogonal.astype("float32")
+        assert np.isfinite(metric(wide, wide)) and oad.median()(oad.eigenvalues(wide)) > 300
+    assert np.isfinite(oad.stable_rank()(orthogonal, orthogonal))

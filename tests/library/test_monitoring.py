@@ -1,13 +1,16 @@
 """Tables and scalars of a state, on its own and inside an optimizer's."""
 # SPDX-License-Identifier: Apache-2.0
 
+import math
 from typing import Any
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import optax_alphadecay as oad
 
@@ -32,19 +35,102 @@ def test_table_names_every_module_of_a_nested_state() -> None:
 def test_scalars_are_the_table_flattened() -> None:
     state = trained_state()
     rows = oad.module_table(state, PARAMS, modules=RULE)
-    logged = oad.scalars(state, PARAMS, modules=RULE, prefix="decay")
+    logged = oad.scalars(state, PARAMS, modules=RULE, prefix="decay", weight_decay=0.5, learning_rate=1e-2)
+    scores, ratios = np.array([row.score for row in rows]), np.array([row.ratio for row in rows])
     assert logged == {
         "decay/rejected": 0.0,
+        "decay/refused": 0.0,
+        "decay/fenced": 0.0,
+        "decay/score_mean": pytest.approx(scores.mean()),
+        "decay/score_std": pytest.approx(scores.std()),
+        "decay/ratio_mean": pytest.approx(ratios.mean()),
+        "decay/ratio_std": pytest.approx(ratios.std()),
         **{f"decay/score/{row.name}": row.score for row in rows},
         **{f"decay/ratio/{row.name}": row.ratio for row in rows},
+        **{f"decay/norm/{row.name}": row.norm for row in rows},
+        **{f"decay/decay/{row.name}": pytest.approx(0.5 * row.ratio) for row in rows},
+        **{f"decay/decay_per_step/{row.name}": pytest.approx(0.005 * row.ratio) for row in rows},
+        **{f"decay/timescale/{row.name}": pytest.approx(200 / row.ratio) for row in rows},
     }
+    norms = np.sqrt(np.square(PARAMS["layers"]["up"]).sum(axis=(1, 2)))
+    np.testing.assert_allclose([row.norm for row in rows], norms, rtol=1e-6)
+
+
+def test_the_decay_per_step_is_what_weights_lose() -> None:
+    """Without gradients, a step of AdamW is decay alone."""
+    optimizer = oad.adamw(0.01, weight_decay=0.5, metric=oad.frobenius_norm(), modules=RULE)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, state = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
+    logged = oad.scalars(state, PARAMS, modules=RULE, weight_decay=0.5, learning_rate=0.01)
+    for layer in (0, 1):
+        lost = -updates["layers"]["up"][layer] / PARAMS["layers"]["up"][layer]
+        np.testing.assert_allclose(lost, logged[f"alphadecay/decay_per_step/layers/up/{layer}"], rtol=1e-5)
+    table = oad.format_table(oad.module_table(state, PARAMS, modules=RULE), weight_decay=0.5, learning_rate=0.01)
+    headings, first, _ = (line.split() for line in table.splitlines())
+    assert headings == ["module", "shape", "score", "ratio", "norm", "decay", "per", "step", "steps"]
+    per_step, steps = map(float, first[-2:])
+    assert per_step * steps == pytest.approx(1, rel=1e-2)
+    with pytest.raises(ValueError, match=r"format_table: learning_rate=0\.01 needs the weight_decay"):
+        oad.format_table(oad.module_table(state, PARAMS, modules=RULE), learning_rate=0.01)
+    idle = oad.scalars(state, PARAMS, modules=RULE, weight_decay=0.5, learning_rate=0.0)
+    assert idle["alphadecay/timescale/layers/up/0"] == math.inf
+
+
+def test_table_marks_fenced_modules() -> None:
+    params = {name: jnp.full((2, 2), value) for name, value in {"a": 2.2, "b": 501.0, "c": 3.5}.items()}
+    optimizer = oad.alphadecay(0.1, metric=lambda weights, gradients: weights[:, 0, 0], modules=True)
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    rows = oad.module_table(state, params, modules=True)
+    assert [row.fenced for row in rows] == [False, True, False]
+    assert oad.format_table(rows).splitlines()[2].split() == [
+        "b",
+        "2",
+        "x",
+        "2",
+        "501.000",
+        "(fenced)",
+        "3.000",
+        "1e+03",
+    ]
+    assert oad.scalars(state, params, modules=True)["alphadecay/fenced"] == 1
+
+
+def test_table_of_other_modules_of_the_same_number_is_refused() -> None:
+    params = {name: jnp.ones((2, 2)) for name in "ab"}
+    state = oad.alphadecay(0.1, modules={"a": True, "b": False}).init(params)
+    with pytest.raises(ValueError, match=r"the state is of other modules than b; pass the params, modules"):
+        oad.module_table(state, params, modules={"a": False, "b": True})
+    rows = oad.module_table(oad.request_refresh(state), params, modules={"a": True, "b": False})
+    assert [row.name for row in rows] == ["a"]
+
+
+def test_states_as_dictionaries() -> None:
+    state = trained_state()
+    rows = oad.module_table(state, PARAMS, modules=RULE)
+    assert oad.module_table(flax.serialization.to_state_dict(state), PARAMS, modules=RULE) == rows
+    with pytest.raises(ValueError, match=r"lacks age, fenced, fingerprint, .*upgrade_state"):
+        oad.module_table(oad.state_v1(state)[1]._asdict(), PARAMS, modules=RULE)
+
+
+def test_state_of_an_nnx_optimizer() -> None:
+    model = nnx.Linear(8, 9, rngs=nnx.Rngs(0))
+    rule = oad.block_matrices(8)
+    optimizer = nnx.Optimizer(model, oad.adamw(1e-3, metric=oad.frobenius_norm(), modules=rule), wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    params = nnx.state(model, nnx.Param)
+    for state in (optimizer.opt_state, nnx.state(optimizer), nnx.to_pure_dict(nnx.state(optimizer))):
+        (row,) = oad.module_table(state, params, modules=rule)
+        assert row.score == pytest.approx(float(jnp.sum(model.kernel[...] ** 2)), rel=1e-2)
 
 
 def test_shapes_of_params_are_enough() -> None:
     shapes = jax.eval_shape(lambda: PARAMS)
-    assert oad.module_table(trained_state(), shapes, modules=RULE) == oad.module_table(
-        trained_state(), PARAMS, modules=RULE
-    )
+    found = oad.module_table(trained_state(), shapes, modules=RULE)
+    wanted = oad.module_table(trained_state(), PARAMS, modules=RULE)
+    assert [row[:-1] for row in found] == [row[:-1] for row in wanted]
+    assert all(math.isnan(row.norm) for row in found)
+    assert "norm" not in oad.format_table(found)
+    assert not [key for key in oad.scalars(trained_state(), shapes, modules=RULE) if "norm" in key]
 
 
 def test_wrong_states() -> None:
@@ -67,11 +153,11 @@ def test_table_tells_modules_never_measured_from_refused_ones() -> None:
         return [line.split()[4:] for line in oad.format_table(rows).splitlines()[1:]]
 
     state = optimizer.init(params)
-    assert table(state) == [["-", "1.000"]] * 3
+    assert table(state) == [["-", "1.000", "nan"], ["-", "1.000", "nan"], ["-", "1.000", "8.49"]]
     _, state = optimizer.update(params, state, params)
-    assert table(state) == [["refused", "1.000"], ["refused", "1.000"], ["72.000", "1.000"]]
+    assert table(state) == [["refused", "1.000", "nan"]] * 2 + [["72.000", "1.000", "8.49"]]
     _, state = optimizer.update(params, state, params | {"fine": params["fine"] * jnp.inf})
-    assert table(state)[2] == ["72.000", "(refused)", "1.000"]
+    assert table(state)[2] == ["72.000", "(refused)", "1.000", "8.49"]
 
 
 def test_table_without_modules_says_so() -> None:

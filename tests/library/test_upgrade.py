@@ -34,8 +34,23 @@ def test_old_states_are_restored_and_converted() -> None:
     np.testing.assert_array_equal(state[1].ratios, [2.5, 1])
     np.testing.assert_array_equal(state[1].age, [0, 0])
     assert (state[1].count, state[1].rejected) == (1, 1)
+    # It does not know which modules it is of, so that the next update measures them.
     _, state = jax.jit(OPTIMIZER.update)(PARAMS, state, PARAMS)
-    np.testing.assert_array_equal(state[1].scores, [72, np.nan])
+    np.testing.assert_array_equal(state[1].scores, [72, 288])
+    assert state[1].count == 2
+
+
+def test_states_of_development_versions_are_converted() -> None:
+    """They had five fields."""
+    _, state = OPTIMIZER.update(PARAMS, OPTIMIZER.init(PARAMS), PARAMS)
+    newest, oldest = oad.earlier_states(state)
+    assert [len(template[1]) for template in (newest, oldest)] == [5, 4]
+    for old in (newest, (state[0], oad.AlphaDecayState(*state[1][:5]), *state[2:])):
+        upgraded = oad.upgrade_state(old)
+        assert upgraded[1].fingerprint == 0
+        known = upgraded[1]._replace(fingerprint=state[1].fingerprint)
+        jax.tree.map(np.testing.assert_array_equal, known, state[1])
+    assert oad.earlier_states(optax.adam(1e-3).init(PARAMS)) == ()
 
 
 def test_states_of_today_stay_as_they_are() -> None:
@@ -53,7 +68,50 @@ def test_a_state_of_four_fields_says_what_to_do() -> None:
     """As pickle restores it."""
     optimizer = oad.alphadecay(0.1, modules=True)
     state = oad.AlphaDecayState(*restored()[1])
-    with pytest.raises(ValueError, match=r"saved by version 0\.1.*upgrade_state\(state\)"):
+    with pytest.raises(ValueError, match=r"saved by version 0\.1 does.*upgrade_state\(state\)"):
         optimizer.update(PARAMS, state, PARAMS)
     _, state = optimizer.update(PARAMS, oad.upgrade_state(state), PARAMS)
     assert optax.tree.get(state, "count") == 2
+
+
+@pytest.mark.parametrize("learning_rate", [1e-2, optax.linear_schedule(1e-2, 1e-3, 10)])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_states_of_optax_are_carried_over(name: str, learning_rate: Any) -> None:
+    """With all ratios 1, going on with ours is going on with theirs."""
+    params: Any = {"a": jnp.linspace(-1, 1, 72).reshape(8, 9), "b": jnp.ones((8, 9))}
+    options: dict[str, Any] = {"metric": oad.frobenius_norm(), "modules": True, "assign": jnp.ones_like}
+    decay = {"weight_decay": 0.1} if name == "adamw" else {}
+    theirs = getattr(optax, name)(learning_rate, **decay)
+    ours = getattr(oad, name)(learning_rate, weight_decay=decay.get("weight_decay", 0.0), **options)
+    state = theirs.init(params)
+    for step in range(3):
+        updates, state = theirs.update(
+            jax.tree.map(lambda leaf, step=step: jnp.sin(leaf + step), params), state, params
+        )
+        params = optax.apply_updates(params, updates)
+    with pytest.raises(ValueError, match=r"optax_alphadecay\.from_optax\(old, new\)"):
+        ours.update(params, state, params)
+    carried = oad.from_optax(state, ours.init(params))
+    wanted, _ = theirs.update(params, state, params)
+    found, carried = ours.update(params, carried, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+    counts = [leaf for path, leaf in jax.tree.leaves_with_path(carried) if "count" in jax.tree_util.keystr(path)]
+    assert counts and all(count == 4 for count in counts)
+    assert jnp.isfinite(optax.tree.get(carried, "scores")).all(), "the first update measured"
+
+
+def test_hyperparameters_may_be_injected_into_what_is_carried_over() -> None:
+    params = {"w": jnp.ones((50, 50))}
+    old = optax.adamw(1e-3).init(params)
+    old = (old[0]._replace(count=jnp.int32(7)), *old[1:])
+    injected = optax.inject_hyperparams(oad.adamw)(1e-3).init(params)
+    carried = oad.from_optax(old, injected)
+    assert (carried.count, carried.inner_state[0].count, carried.inner_state[1].count) == (7, 7, 7)
+
+
+def test_states_without_the_same_moments_are_not_carried_over() -> None:
+    state, adam = OPTIMIZER.init(PARAMS), optax.adam(1e-3)
+    with pytest.raises(ValueError, match="old must hold the moments of Adam once, and holds them 0 times"):
+        oad.from_optax(optax.sgd(0.1).init(PARAMS), state)
+    with pytest.raises(ValueError, match="differ in structure or shapes"):
+        oad.from_optax(adam.init({"a": jnp.ones(3)}), state)

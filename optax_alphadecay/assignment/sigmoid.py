@@ -1,8 +1,6 @@
-"""Scores to ratios: each module's share of the weight decay."""
+"""A sigmoid of scores that are standardised within each transformer block."""
 # SPDX-License-Identifier: Apache-2.0
 
-import functools
-import inspect
 import math
 import numbers
 import re
@@ -12,73 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Assignment = Callable[..., jax.Array]
-"""``scores[n] -> ratios[n]``: each module's decay as a multiple of the base rate.
-
-The scores of modules that never had a good one are NaN: an assignment leaves them out of whatever it computes over all
-modules (``jnp.nanmin`` and its kin), so that a broken module moves no other. Any such function is an assignment.
-
-An assignment that has a parameter called ``names`` is called with the names of the modules, ``assign(scores,
-names=("layers/0/query", ...))``: a tuple of strings in the order of the scores, known when the update is traced.
-"""
+from optax_alphadecay.assignment.protocol import Assignment
 
 # Names of the layers of a model, and a layer's name with its number. Elsewhere a number may count anything.
 _LAYERS = re.compile(r"(?i)(.*[^a-z])?(h|[a-z]*blocks?|[a-z]*layers?)")
 _LAYER = re.compile(rf"{_LAYERS.pattern}_?\d+")
 _NUMBERED = re.compile(r"([A-Za-z_]*_)?\d+")
-
-
-def linear(lo: float = 2 / 3, hi: float = 3.0) -> Assignment:
-    """Map scores linearly to ``[lo, hi]``, the paper's assignment.
-
-    Args:
-      lo: ratio of the module with the lowest score, the heaviest tail.
-      hi: ratio of the module with the highest score, the lightest tail.
-
-    Returns:
-      An assignment. All ratios are 1 if all scores are equal, or only one is finite.
-
-    Raises:
-      ValueError: unless ``0 <= lo <= hi`` and both are finite.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optax_alphadecay as oad
-      >>> print(oad.linear(0.5, 2.0)(jnp.array([2.0, 3.0, 4.0])))
-      [0.5  1.25 2.  ]
-
-    References:
-      `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 3.
-    """
-    if not (math.isfinite(lo) and math.isfinite(hi) and 0 <= lo <= hi):
-        raise ValueError(f"linear: ratios must satisfy 0 <= lo <= hi and be finite, got lo={lo!r} and hi={hi!r}.")
-
-    def assign(scores: jax.Array) -> jax.Array:
-        lowest, highest = jnp.nanmin(scores), jnp.nanmax(scores)
-        span = highest - lowest
-        share = (scores - lowest) / jnp.where(span > 0, span, 1.0)
-        return _one_if_all_equal(scores, share * (hi - lo) + lo)
-
-    return assign
-
-
-def sqrt() -> Assignment:
-    """Make ratios proportional to the square root of the scores, with mean 1.
-
-    Returns:
-      An assignment: ``n sqrt(s_i) / sum_j (sqrt(s_j) + 1e-8)``. A negative score refuses its module.
-    """
-    return lambda scores: _one_if_all_equal(scores, _share(jnp.sqrt(scores)))
-
-
-def log2() -> Assignment:
-    """Make ratios proportional to the binary logarithm of the scores, with mean 1.
-
-    Returns:
-      An assignment: ``n log2(s_i) / sum_j (log2(s_j) + 1e-8)``. Scores below 1 get a negative ratio, that is growth
-      instead of decay; a score of 0 or less refuses its module.
-    """
-    return lambda scores: _one_if_all_equal(scores, _share(jnp.log2(scores)))
 
 
 def transformer_block(name: str) -> Hashable:
@@ -164,42 +101,3 @@ def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer
         return 2 * jax.nn.sigmoid(a * z)
 
     return assign
-
-
-def assign_named(assign: Assignment, scores: jax.Array, names: Sequence[str]) -> jax.Array:
-    """Compute the ratios of named modules, and pass the names on to an assignment that takes them.
-
-    Raises:
-      ValueError: if the assignment does not give one ratio a module.
-    """
-    if not names:
-        return scores
-    ratios = assign(scores, names=tuple(names)) if _takes_names(assign) else assign(scores)
-    if jnp.shape(ratios) != scores.shape:
-        raise ValueError(
-            f"the assignment {assign} gave ratios of shape {jnp.shape(ratios)} for {scores.shape[0]} modules; it must"
-            f" give one ratio a module, shape {scores.shape}."
-        )
-    return ratios
-
-
-def _takes_names(assign: Assignment) -> bool:
-    """Tell whether a function has a parameter ``names`` that ``functools.partial`` has not set already."""
-    if isinstance(assign, functools.partial) and "names" in assign.keywords:
-        return False
-    try:
-        return "names" in inspect.signature(assign).parameters
-    except (TypeError, ValueError):  # some functions written in C have no signature
-        return False
-
-
-def _share(values: jax.Array) -> jax.Array:
-    """Divide values by the mean of the finite ones; 1e-8 as in the authors' code."""
-    values = jnp.where(jnp.isfinite(values), values, jnp.nan)
-    return values / jnp.nanmean(values + 1e-8)
-
-
-def _one_if_all_equal(scores: jax.Array, ratios: jax.Array) -> jax.Array:
-    """Replace ratios by 1, the base decay, if all scores are equal."""
-    all_equal = jnp.nanmax(scores) == jnp.nanmin(scores)
-    return jnp.where(all_equal & jnp.isfinite(scores), 1.0, ratios)

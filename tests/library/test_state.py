@@ -1,0 +1,101 @@
+"""What a state keeps, for how long, and of which modules."""
+# SPDX-License-Identifier: Apache-2.0
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_alphadecay as oad
+
+PARAMS = {name: jnp.full((2, 3), value) for name, value in {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}.items()}
+BROKEN = PARAMS | {"c": jnp.full((2, 3), jnp.nan)}
+
+
+def decay(*modules: str, **options: Any) -> optax.GradientTransformationExtraArgs:
+    """Scores are the largest weights of the modules."""
+    choice = {name: name in (modules or PARAMS) for name in PARAMS}
+    options = {"metric": lambda weights, gradients: weights.max(axis=(1, 2)), "refresh_every": 100, **options}
+    return oad.alphadecay(0.1, modules=choice, **options)
+
+
+@pytest.mark.parametrize("under_jit", [False, True])
+def test_other_modules_of_the_same_number_are_measured_at_once(under_jit: bool) -> None:
+    first, second = decay("a", "b", "d"), decay("a", "b", "c")
+    _, state = first.update(PARAMS, first.init(PARAMS), PARAMS)
+    if under_jit:
+        _, state = jax.jit(second.update)(PARAMS, state, BROKEN)
+    else:
+        with pytest.warns(UserWarning, match="the state is of other modules than these 3, a, b, c"):
+            _, state = second.update(PARAMS, state, BROKEN)
+    # The score and the ratio that the state held at this place were those of d.
+    np.testing.assert_array_equal(state.scores, [1, 2, np.nan])
+    np.testing.assert_array_equal(state.ratios, [np.float32(2 / 3), 3, 1])
+    np.testing.assert_array_equal(state.age, [0, 0, 1])
+    _, again = second.update(PARAMS, state, PARAMS)  # at count 2, when no refresh is due
+    np.testing.assert_array_equal(again.scores, state.scores)
+
+
+def test_other_matrices_of_the_same_leaf_are_other_modules() -> None:
+    params = {"w": jnp.ones((2, 3, 4))}
+    first, second = (
+        oad.alphadecay(0.1, metric=oad.frobenius_norm(), modules={"w": axes})
+        for axes in (optax.contrib.MuonDimensionNumbers(0, (1, 2)), optax.contrib.MuonDimensionNumbers((0, 1), 2))
+    )
+    _, state = first.update(params, first.init(params), params)
+    with pytest.warns(UserWarning, match="of other modules"):
+        second.update(params, state, params)
+
+
+def test_a_refresh_can_be_asked_for() -> None:
+    optimizer = optax.chain(decay(), optax.sgd(optax.linear_schedule(1.0, 0.0, 10)))
+    update = jax.jit(optimizer.update)
+    _, state = update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    moved = PARAMS | {"a": jnp.full((2, 3), 7.0)}
+    _, idle = update(PARAMS, state, moved)
+    np.testing.assert_array_equal(idle[0].scores, [1, 2, 3, 4])
+    _, asked = update(PARAMS, jax.jit(oad.request_refresh)(state), moved)
+    np.testing.assert_array_equal(asked[0].scores, [7, 2, 3, 4])
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (asked[0].count, asked[0].fingerprint, asked[1]),
+        (idle[0].count, idle[0].fingerprint, idle[1]),
+    )
+    # The last good score of a module that breaks is kept: the modules are still the same.
+    _, broken = update(PARAMS, oad.request_refresh(state), BROKEN)
+    np.testing.assert_array_equal(broken[0].scores, [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("expire_after", "kept"), [(1, 1), (2, 2), (None, 5)])
+def test_a_last_good_score_expires(expire_after: int | None, kept: int) -> None:
+    optimizer = decay(refresh_every=1, expire_after=expire_after)
+    update = jax.jit(optimizer.update)
+    _, state = update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    good = np.asarray(state.ratios)
+    for refusals in range(1, 6):
+        _, state = update(PARAMS, state, BROKEN)
+        assert state.age[2] == refusals and state.rejected == refusals
+        if refusals <= kept:
+            np.testing.assert_array_equal(state.scores, [1, 2, 3, 4])
+            np.testing.assert_array_equal(state.ratios, good)
+        else:
+            np.testing.assert_array_equal(state.scores, [1, 2, np.nan, 4])
+            assert state.ratios[2] == 1
+    _, state = update(PARAMS, state, PARAMS)
+    np.testing.assert_array_equal(state.ratios, good)
+
+
+def test_fenced_modules_are_marked_at_refreshes() -> None:
+    optimizer = decay(refresh_every=2)
+    far = PARAMS | {"b": jnp.full((2, 3), 501.0)}
+    _, state = optimizer.update(PARAMS, optimizer.init(far), far)
+    np.testing.assert_array_equal(state.fenced, [False, True, False, False])
+    np.testing.assert_allclose(state.ratios, [2 / 3, 3, 2 / 3 + 2 / 3 * 7 / 3, 3], rtol=1e-6)
+    _, state = optimizer.update(PARAMS, state, PARAMS)
+    assert not state.fenced.any()
+    plain = decay(assign=oad.linear(fence=None))
+    _, state = plain.update(PARAMS, plain.init(far), far)
+    assert not state.fenced.any() and state.ratios[3] < 0.7
