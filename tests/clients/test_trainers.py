@@ -167,14 +167,15 @@ def test_haiku_convolutions() -> None:
         return hk.Linear(64, name="classifier")(hk.Linear(96)(x.mean((1, 2))))
 
     transformed, images = hk.transform_with_state(network), jnp.ones((2, 4, 4, 8))
-    params, extra = transformed.init(jax.random.key(0), images)
+    params, extra = jax.jit(transformed.init)(jax.random.key(0), images)
     rule = oad.modules_for("convolutions")
     optimizer = oad.adamw(1e-3, **decays(rule))
 
     def loss(params: Any) -> jax.Array:
         return jnp.sum(transformed.apply(params, extra, None, images)[0] ** 2)
 
-    _, state = jax.jit(optimizer.update)(jax.grad(loss)(params), optimizer.init(params), params)
+    gradients = jax.jit(jax.grad(loss))(params)
+    _, state = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
     check(state, params, rule, 3)
     shapes = {row.name: row.shape for row in oad.module_table(state, params, modules=rule)}
     assert shapes == {"conv2_d/w": (72, 64), "conv2_d_1/w": (576, 64), "linear/w": (64, 96)}
