@@ -158,6 +158,8 @@ def command_of(config: RunConfig, paths: runner.Paths, scale: Scale) -> str:
         `python -m experiments.train PRESET --option value ...`, or `experiments.train_vit`, fit for a shell.
     """
     config = dataclasses.replace(config, workdir=paths.workdir(config))
+    if hasattr(config, "base"):
+        return f"# {name_of(config)} starts from another run: the suite itself makes it"
     vision = isinstance(config, VisionConfig)
     words = ["experiments.train_vit", scale.vision] if vision else ["experiments.train", scale.preset]
     plain = (vision_config.PRESETS[scale.vision] if vision else PRESETS[scale.preset]).config

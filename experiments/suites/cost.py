@@ -4,11 +4,14 @@
 from collections.abc import Iterable, Mapping
 
 from experiments.config import RunConfig
+from experiments.finetune_config import ClassificationConfig
 from experiments.suites.identity import name_of
 from experiments.suites.results import Result
 from experiments.suites.scales import Scale
 from experiments.vision_config import VisionConfig
 
+_VALIDATION_TEXTS = 2_000
+"""Texts that a validation of labelled texts reads, those trained on included: a guess."""
 _VALIDATION_IMAGES = {"digits": 500, "imagenet2012": 50_000}
 
 
@@ -25,6 +28,10 @@ def flops_of(config: RunConfig) -> float:
         forward = positions * _forward(vit.num_layers, vit.hidden_size, 2 * vit.intermediate_size, positions)
         validated = _VALIDATION_IMAGES.get(config.data.name.split(":")[0], 0)
         trained = config.steps * config.batch_size
+    elif isinstance(config, ClassificationConfig):
+        model, length = config.model, config.data.sequence_length
+        forward = _forward(model.num_layers, model.hidden_size, 3 * model.intermediate_size, length)
+        validated, trained = _VALIDATION_TEXTS * length, config.steps * config.batch_size * length
     else:
         model, length = config.model, config.data.sequence_length
         forward = _forward(model.num_layers, model.hidden_size, 3 * model.intermediate_size, length)

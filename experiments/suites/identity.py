@@ -19,6 +19,7 @@ _ELSEWHERE = {
     "data": {"dir", "tokenizer"},
     "model": {"remat"},
     "optimizer": {"solver"},
+    "base": {"dir", "config"},
 }
 """Settings that say where or how a run is computed, and not what is computed. The data is told by `data.corpus`."""
 

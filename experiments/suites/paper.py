@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config import Config, RunConfig
-from experiments.suites import correction
+from experiments.suites import correction, plasticity
 from experiments.suites.identity import name_of
 from experiments.suites.plan import Labels, PlannedRun, Suite
 from experiments.suites.questions import Question
@@ -216,6 +216,14 @@ SUITES: dict[str, Suite] = {
     "tuned-adam": Suite("Adam: the best of sweep-adam for each method, over seeds.", _tuned("adam")),
     "tuned-adamw": Suite("AdamW: the best of sweep-adamw for each method, over seeds.", _tuned("adamw")),
 }  # fmt: skip
+
+
+def _plasticity(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
+    """Base models over decays, and each of them fine-tuned."""
+    yield from itertools.starmap(PlannedRun, plasticity.planned(base, scale))
+
+
+SUITES["plasticity"] = Suite("Which decay is best before fine-tuning, and which after it.", _plasticity)
 
 
 def _asked(question: Question) -> Callable[..., Iterator[PlannedRun]]:

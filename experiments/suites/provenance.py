@@ -80,4 +80,10 @@ def digests(config: RunConfig) -> dict[str, str]:
         "data set": data.dir / data.name.replace(":", "/") / "dataset_info.json",
         "tokenizer": getattr(data, "tokenizer", pathlib.Path()),
     }
-    return {what: hashlib.sha256(path.read_bytes()).hexdigest() for what, path in files.items() if path.is_file()}
+    found = {what: hashlib.sha256(path.read_bytes()).hexdigest() for what, path in files.items() if path.is_file()}
+    if getattr(data, "source", "") == "folder":
+        digest = hashlib.sha256()
+        for path in sorted(data.dir.glob("*.jsonl*")):
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        found["data set"] = digest.hexdigest()
+    return found

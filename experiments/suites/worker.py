@@ -16,10 +16,14 @@ from typing import Any
 import jax
 import rich.console
 
-from experiments.config import RunConfig
+from experiments.config import Config, RunConfig
+from experiments.finetune_config import ClassificationConfig, ContinuationConfig
+from experiments.finetuning.classification import TEXT_CLASSIFICATION
+from experiments.finetuning.continuation import CONTINUATION
 from experiments.suites import provenance
 from experiments.suites.identity import name_of, settings_that_matter
 from experiments.suites.results import Result, from_line, measured, to_line
+from experiments.training.checksums import steps_in
 from experiments.training.image_classification import IMAGE_CLASSIFICATION
 from experiments.training.language_modeling import LANGUAGE_MODELING
 from experiments.training.lock import Locked
@@ -28,6 +32,13 @@ from experiments.training.preemption import Preempted, Preemption
 from experiments.training.task import Task
 from experiments.vision_config import VisionConfig
 
+_TASKS: dict[type[RunConfig], Task] = {
+    VisionConfig: IMAGE_CLASSIFICATION,
+    ClassificationConfig: TEXT_CLASSIFICATION,
+    ContinuationConfig: CONTINUATION,
+    Config: LANGUAGE_MODELING,
+}
+"""What runs of each kind learn; the first kind that a run is of."""
 IN_USE = 75
 """Exit code of a process whose run another process is making."""
 _RESULT = "result.json"
@@ -98,8 +109,26 @@ def clear(workdir: pathlib.Path) -> None:
 def _train_to_end(config: RunConfig, preemption: Preemption) -> None:
     """Takes a run from wherever its folder is to its end, without figures."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False)
-    task: Task = IMAGE_CLASSIFICATION if isinstance(config, VisionConfig) else LANGUAGE_MODELING
-    run_to_end(config, preemption, console, task)
+    if isinstance(config, ClassificationConfig | ContinuationConfig):
+        config = _with_base(config, preemption)
+    run_to_end(config, preemption, console, _task_of(config))
+
+
+def _task_of(config: RunConfig) -> Task:
+    for kind, task in _TASKS.items():
+        if isinstance(config, kind):
+            return task
+    raise TypeError(f"no task has runs like {type(config).__name__}")
+
+
+def _with_base(
+    config: ClassificationConfig | ContinuationConfig, preemption: Preemption
+) -> ClassificationConfig | ContinuationConfig:
+    """The run with the folder of its base model beside its own; a base that is not finished there is made first."""
+    base = dataclasses.replace(config.base, dir=config.workdir.parent / config.base.run)
+    if base.config is not None and base.config.steps not in steps_in(base.dir / "checkpoints"):
+        _train_to_end(dataclasses.replace(base.config, workdir=base.dir), preemption)
+    return dataclasses.replace(config, base=base)
 
 
 @contextlib.contextmanager

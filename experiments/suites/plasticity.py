@@ -1,0 +1,142 @@
+"""Weight decay and plasticity: base models over decays, and each of them fine-tuned on every task."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from experiments.config import Config
+from experiments.finetune_config import (
+    BaseConfig,
+    ClassificationConfig,
+    ClassifierConfig,
+    ContinuationConfig,
+    LabelledConfig,
+)
+from experiments.methods import NoDecay
+from experiments.suites.identity import name_of
+from experiments.suites.scales import SCALES, Scale, with_optimizer
+
+DECAYS = (0.1, 0.3, 0.5, 1.0, 3.0)
+"""Weight decays of AdamW, beside 0. AlphaDecay's ratios are divided by their mean over modules."""
+LEARNING_RATE = 3e-3
+"""Of pre-training, for all: near the optimum of the small scales."""
+BASE_SEEDS, FINETUNING_SEEDS = 3, 3
+PRETRAINING = "pre-training"
+"""In the place of a task: the base models themselves."""
+
+
+class Task(NamedTuple):
+    """What base models are taught."""
+
+    about: str
+    steps: int
+    """Optimizer steps of 32 texts or sequences: three passes over the texts, at most 300 steps."""
+    source: str
+    """`embedded`, `folder` or `corpus`."""
+    dir: str = ""
+    """Where the repository's own runs had it."""
+
+
+TASKS: Mapping[str, Task] = {
+    "half-century": Task("When a speech was given: 4 classes, split by speaker.", 174, "embedded"),
+    "subjectivity": Task("Plot summary or opinion, one sentence.", 300, "folder", "data/labelled/subjectivity"),
+    "sentence_polarity": Task("Praise or not, one sentence.", 300, "folder", "data/labelled/sentence_polarity"),
+    "movie_reviews": Task("Praise or not, the first 128 tokens.", 150, "folder", "data/labelled/movie_reviews"),
+    "books": Task("Next tokens of novels, histories and diaries.", 200, "corpus", "data/books/tfds"),
+}
+"""The labelled sets are Pang and Lee's (subjectivity v1.0, sentence polarity v1.0, movie reviews v2.0; CC BY 4.0)."""
+_LABELS = {"half-century": 4}
+_TUNED_RATE = 1e-3
+_BATCH, _LENGTH = 32, 128
+
+
+class BaseModel(NamedTuple):
+    """One of the base models that are compared."""
+
+    method: str
+    decay: float
+    config: Config
+
+
+def base_models(base: Config, seed: int) -> Iterator[BaseModel]:
+    """All base models of one pre-training seed: no decay, and both methods at every decay.
+
+    Args:
+        base: The preset of the scale.
+        seed: Of pre-training.
+    """
+    common: dict[str, Any] = {"coupling": "adamw", "learning_rate": LEARNING_RATE}
+    config = dataclasses.replace(base, seed=seed)
+    yield BaseModel("No decay", 0.0, with_optimizer(config, "none", **common))
+    for decay in DECAYS:
+        uniform = with_optimizer(config, "uniform", weight_decay=decay, **common)
+        yield BaseModel("Uniform", decay, uniform)
+        yield BaseModel(
+            "AlphaDecay", decay, with_optimizer(config, "alphadecay", weight_decay=decay, unit_mean=True, **common)
+        )
+
+
+def pretraining_seed(seed: int) -> int:
+    """The pre-training seed of a fine-tuning run: seeds 10, 11, 12 belong to seed 1, so that all seeds differ."""
+    return seed // 10
+
+
+def planned(base: Config, scale: Scale) -> Iterator[tuple[dict[str, str | float], Config | ClassificationConfig]]:
+    """Labels and config of every run, pre-training seeds outermost: a part of them is a smaller experiment.
+
+    Args:
+        base: The preset of the scale.
+        scale: One of those that the question is asked at; none is planned at others.
+    """
+    if scale not in (SCALES["nano"], SCALES["nano-fresh"]):
+        return
+    for seed in range(BASE_SEEDS):
+        models = list(base_models(base, seed))
+        for model in models:
+            yield {"task": PRETRAINING, "method": model.method, "weight decay": model.decay}, model.config
+        for repeat, task, model in itertools.product(range(FINETUNING_SEEDS), TASKS, models):
+            labels: dict[str, str | float] = {"task": task, "method": model.method, "weight decay": model.decay}
+            yield labels, finetuning(model.config, task, seed=10 * seed + repeat)
+
+
+def finetuning(base: Config, task: str, seed: int) -> Any:
+    """The run that teaches a base model a task.
+
+    Args:
+        base: The base model's own run.
+        task: A key of `TASKS`.
+        seed: Of the head and of the order of the data.
+    """
+    plan = TASKS[task]
+    common: dict[str, Any] = {
+        "optimizer": NoDecay(learning_rate=_TUNED_RATE),
+        "steps": plan.steps,
+        "batch_size": _BATCH,
+        "seed": seed,
+        "log_every": 10,
+        "eval_every": plan.steps // 3,
+        "checkpoint_every": 50,
+        "base": BaseConfig(run=name_of(base), config=base),
+    }
+    if plan.source == "corpus":
+        data = dataclasses.replace(
+            base.data,
+            dir=pathlib.Path(plan.dir),
+            corpus=f"{task} in the vocabulary of {base.data.corpus}",
+            sequence_length=_LENGTH,
+            unique_tokens=0,
+        )
+        return ContinuationConfig(model=base.model, data=data, **common)
+    labelled = LabelledConfig(
+        task,
+        "folder" if plan.source == "folder" else "embedded",
+        pathlib.Path(plan.dir),
+        tokenizer=base.data.tokenizer,
+        corpus=base.data.corpus,
+        sequence_length=_LENGTH,
+    )
+    model = ClassifierConfig(**dataclasses.asdict(base.model), num_labels=_LABELS.get(task, 2))
+    return ClassificationConfig(model=model, data=labelled, **common)

@@ -1,0 +1,188 @@
+"""The suite of weight decay and plasticity: its runs, how bases are made, and its rankings against brute force."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments.config import Config
+from experiments.finetune_config import ClassificationConfig
+from experiments.presets import from_command_line
+from experiments.report import plasticity as report
+from experiments.report.data import Book
+from experiments.report.statistics import group
+from experiments.suites import worker
+from experiments.suites.__main__ import command_of
+from experiments.suites.cost import flops_of
+from experiments.suites.identity import name_of, settings_that_matter
+from experiments.suites.paper import runs_of
+from experiments.suites.plasticity import DECAYS, PRETRAINING, TASKS, finetuning, pretraining_seed
+from experiments.suites.results import Result, measured
+from experiments.suites.runner import Paths
+from experiments.suites.scales import SCALES
+from experiments.training.preemption import Preemption
+from tests.experiments.invented_results import outcome
+
+RUNS = runs_of("plasticity", SCALES["nano"], {})
+ARMS = 1 + 2 * len(DECAYS)
+
+
+def test_every_base_is_taught_every_task_with_seeds_of_its_own() -> None:
+    names = [name_of(run.config) for run in RUNS]
+    assert len(set(names)) == len(names) == 3 * ARMS * (1 + 3 * len(TASKS))
+    bases = {name_of(run.config): run for run in RUNS if run.labels["task"] == PRETRAINING}
+    assert len(bases) == 3 * ARMS
+    for run in RUNS:
+        if run.labels["task"] != PRETRAINING:
+            base = bases[run.config.base.run]  # type: ignore[attr-defined]
+            assert {**base.labels, "task": ""} == {**run.labels, "task": ""}
+            assert base.config.seed == pretraining_seed(run.config.seed)
+    # Seed 0 of pre-training comes first, and no run before its base.
+    assert all(run.config.seed < 10 for run in RUNS[: len(RUNS) // 3])
+    assert runs_of("plasticity", SCALES["60m"], {}) == []
+
+
+def test_a_fine_tuning_run_is_named_by_its_base_and_not_by_where_that_is() -> None:
+    config: Any = next(run.config for run in RUNS if run.labels["task"] == "half-century")
+    moved = dataclasses.replace(config, base=dataclasses.replace(config.base, dir=pathlib.Path("elsewhere")))
+    other = dataclasses.replace(config, base=dataclasses.replace(config.base, run="another"))
+    assert name_of(moved) == name_of(config) != name_of(other)
+    assert settings_that_matter(config)["base"] == {"run": config.base.run}
+    assert flops_of(config) > 0
+    paths = Paths(pathlib.Path("r"), pathlib.Path("s"))
+    assert command_of(config, paths, SCALES["nano"]).startswith(f"# {name_of(config)} starts from another run")
+
+
+def test_the_worker_makes_the_base_first_and_then_goes_on_from_it(
+    tiny_command: list[str], tmp_path: pathlib.Path
+) -> None:
+    options = ["--steps", "4", "--eval-every", "4", "--checkpoint-every", "4", "--workdir", str(tmp_path / "unused")]
+    base = from_command_line([*tiny_command, *options])
+    folder = tmp_path / "opinions"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        rows = [{"text": f"{n} {'good' if n % 2 else 'bad'} {split}", "label": n % 2} for n in range(16)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config: ClassificationConfig = finetuning(base, "subjectivity", seed=1)
+    data = dataclasses.replace(config.data, dir=folder, sequence_length=16)
+    config = dataclasses.replace(
+        config, data=data, steps=2, batch_size=8, eval_every=2, log_every=1, workdir=tmp_path / name_of(config)
+    )
+    with Preemption() as preemption:
+        worker._train_to_end(config, preemption)
+    assert (tmp_path / name_of(base) / "checkpoints/4").is_dir()
+    written = (tmp_path / name_of(base) / "metrics.jsonl").stat().st_mtime_ns
+    found = measured(config.workdir)
+    assert {"loss", "accuracy", "seen_loss", "test_loss", "test_accuracy"} <= found["final"].keys()
+    assert "norm/up_proj" in found["curve"]
+    again = dataclasses.replace(config, seed=2, workdir=tmp_path / "again")
+    with Preemption() as preemption:
+        worker._train_to_end(again, preemption)
+    assert (tmp_path / name_of(base) / "metrics.jsonl").stat().st_mtime_ns == written
+
+
+def invent(noise: float, *, made: int = 3) -> dict[str, Result]:
+    """Pre-training likes a decay of 0.5, and tasks one of 1; noise is that of seeds."""
+    rng = np.random.default_rng(1)
+    found = {}
+    for run in RUNS:
+        decay, task = float(run.labels["weight decay"]), run.labels["task"]
+        seed = run.config.seed if task == PRETRAINING else pretraining_seed(run.config.seed)
+        if seed < made:
+            best = 0.5 if task == PRETRAINING else 1.0
+            loss = 2 + math.log((decay + 0.05) / best) ** 2 / 50 + noise * rng.normal()
+            loss += 0.01 * (run.labels["method"] == "AlphaDecay")
+            final = {"loss": loss, "perplexity": math.exp(loss)}
+            if isinstance(run.config, ClassificationConfig):
+                final = {"loss": 9.0, "accuracy": 0.1, "test_loss": loss, "test_accuracy": 1 - loss / 4}
+            found[name_of(run.config)] = outcome(run.config, final=final)
+    return found
+
+
+def part_of(found: dict[str, Result]) -> Any:
+    cells = group(RUNS, found)
+    return report._part(Book({"nano": found}, {("plasticity", "nano"): cells}, {}), "nano")
+
+
+def test_what_each_criterion_chooses_and_what_that_costs() -> None:
+    found = part_of(invent(0.0))
+    assert found.line.startswith("Pre-training loss chooses Uniform 0.5; half-century more decay (1)")
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in found.table.splitlines() if " | " in line}
+    price = math.log(0.55 / 1.0) ** 2 / 50 - math.log(1.05 / 1.0) ** 2 / 50
+    loss = math.log(1.05 / 0.5) ** 2 / 50 - math.log(0.55 / 0.5) ** 2 / 50
+    last = [line for line in found.table.splitlines() if line.startswith("| books")]
+    assert f"| Uniform 0.5 | Uniform 1 | {price:.4f} | {loss:.4f} | 0.0000 |" in last[0]
+    assert f"| books | 3 of {ARMS} | +0.0100 (+0.0100 to +0.0100) |" == last[1]
+    assert "**" in rows["Uniform 0.5"][1] and "not made" not in found.table
+    figure = found.draw()
+    assert [axes.get_title() for axes in figure.axes] == list(TASKS)
+
+
+def test_what_was_not_made_is_told() -> None:
+    kept = {"embedded", None}
+    every = invent(0.01, made=1)
+    some = {
+        name: result
+        for name, result in every.items()
+        if result.settings["data"].get("source") in kept and "books" not in result.settings["data"]["corpus"]
+    }
+    found = part_of(some)
+    assert "Not made: subjectivity, sentence_polarity, movie_reviews, books." in found.line
+    assert "| books | not made |" in found.table and "one seed" in found.table
+    assert part_of({}).line == "Not made yet."
+
+
+def test_tau_is_scipys_with_ties_too() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(5, size=(2, 20, 9)).astype(float)
+    expected = [scipy.stats.kendalltau(*rows).statistic for rows in zip(first, second, strict=True)]
+    np.testing.assert_allclose(report.kendall(first, second), expected, rtol=1e-12)
+    assert np.isnan(report.kendall(np.ones((1, 4)), np.arange(4.0)[None]))
+
+
+def test_the_interval_of_tau_widens_with_noise_and_is_a_point_without() -> None:
+    widths = []
+    for noise in (0.0, 0.003, 0.05):
+        cells = group(RUNS, invent(noise))
+        base, task = report.scores(cells, PRETRAINING), report.scores(cells, "books")
+        found = report.agreement(base, task, np.random.default_rng(0))
+        assert found and found.arms == ARMS and -1 <= found.low <= found.high <= 1
+        expected = scipy.stats.kendalltau(*([part.mean(arm) for arm in base.values] for part in (base, task)))
+        assert found.tau == pytest.approx(expected.statistic)
+        widths.append(found.high - found.low)
+    assert widths[0] == pytest.approx(0) and widths[1] < widths[2]
+
+
+def test_resolution_is_that_of_a_two_way_layout() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 3))
+    arms = [("Uniform", float(decay)) for decay in range(4)]
+    found, shifted = (
+        report.Scores(
+            {
+                arm: {seed: {0: value + shift * seed} for seed, value in enumerate(row)}
+                for arm, row in zip(arms, values, strict=True)
+            }
+        )
+        for shift in (0, 5)
+    )
+    cells = itertools.product(range(4), range(3))
+    design = np.array([[1, *(i == a for i in range(1, 4)), *(j == b for j in range(1, 3))] for a, b in cells], float)
+    _, [squares], *_ = np.linalg.lstsq(design, values.ravel(), rcond=None)
+    expected = scipy.stats.t.ppf(0.975, 6) * math.sqrt(squares / 6) * math.sqrt(2 / 3)
+    assert report.resolution(found, arms) == pytest.approx(expected)
+    assert report.resolution(shifted, arms) == pytest.approx(expected)
+    assert math.isnan(report.resolution(report.Scores({arm: {0: {0: 1.0}} for arm in arms}), arms))
+
+
+def test_base_models_are_ordinary_runs() -> None:
+    labels = {"task": PRETRAINING, "method": "AlphaDecay", "weight decay": 0.3}
+    base = next(run.config for run in RUNS if run.labels == labels)
+    assert isinstance(base, Config) and (base.optimizer.coupling, base.optimizer.learning_rate) == ("adamw", 3e-3)
+    assert getattr(base.optimizer, "unit_mean", False)
