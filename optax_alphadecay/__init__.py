@@ -17,6 +17,8 @@ from optax_alphadecay.correction.steady_state import (
     steady_state_norm,
 )
 from optax_alphadecay.decoupled import decoupled
+from optax_alphadecay.inspection.inspector import inspect
+from optax_alphadecay.inspection.records import Inspection, ModuleRecord
 from optax_alphadecay.metrics import (
     Metric,
     alpha_hat,
@@ -58,10 +60,12 @@ __all__ = [
     "Assignment",
     "AwdState",
     "Fit",
+    "Inspection",
     "LeafRecord",
     "MatrixAxes",
     "Metric",
     "ModuleNorms",
+    "ModuleRecord",
     "ModuleRow",
     "NormBall",
     "ScionState",
@@ -89,6 +93,7 @@ __all__ = [
     "from_optax",
     "goodness_of_fit",
     "grad_norm",
+    "inspect",
     "leaf_records",
     "linear",
     "log2",

@@ -142,8 +142,10 @@ def test_the_wheel_holds_the_library_only(tmp_path: pathlib.Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         [metadata] = [archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA")]
-    library = {path.relative_to(ROOT).as_posix() for path in (ROOT / "optax_alphadecay").rglob("*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == library | {"optax_alphadecay/py.typed"}
+    files = [path for path in (ROOT / "optax_alphadecay").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    library = {path.relative_to(ROOT).as_posix() for path in files}
+    assert {name for name in names if ".dist-info/" not in name} == library
+    assert {"optax_alphadecay/py.typed", "optax_alphadecay/inspection/page.js"} <= library
     assert any(name.endswith("/LICENSE") for name in names)
     assert f"\nVersion: {optax_alphadecay.__version__}\n" in metadata
     assert "\nRequires-Python: >=3.11\n" in metadata

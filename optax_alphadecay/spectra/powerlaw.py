@@ -15,7 +15,7 @@ Fit = Callable[[jax.Array], jax.Array]
 NOISE_FLOOR = 8 * float(jnp.finfo(jnp.float32).eps)
 # Eigenvalues of an orthogonal matrix are all 1 but for the rounding of its entries, which adds up to far more than the
 # Gram matrix's own round-off. A spectrum that spreads less than the root of epsilon is taken for constant.
-_CONSTANT = float(jnp.finfo(jnp.float32).eps) ** 0.5
+CONSTANT_SPAN = float(jnp.finfo(jnp.float32).eps) ** 0.5
 _BINS = 100
 
 
@@ -147,7 +147,7 @@ def _may_begin_tail(eigenvalues: jax.Array) -> jax.Array:
     largest = eigenvalues[..., -1:]
     finite = jnp.isfinite(eigenvalues).all(axis=-1, keepdims=True)
     above_noise = eigenvalues > NOISE_FLOOR * largest
-    return finite & above_noise & (largest - eigenvalues > _CONSTANT * largest)
+    return finite & above_noise & (largest - eigenvalues > CONSTANT_SPAN * largest)
 
 
 @jax.jit

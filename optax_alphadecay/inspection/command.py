@@ -1,0 +1,212 @@
+"""The command: `python -m optax_alphadecay PATH ...`, also called `optax-alphadecay`."""
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+import contextlib
+import csv
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from optax.contrib import MuonDimensionNumbers
+
+from optax_alphadecay.inspection import page, table
+from optax_alphadecay.inspection.inspector import inspect
+from optax_alphadecay.inspection.records import COLUMNS, Inspection, rows_of
+from optax_alphadecay.inspection.summary import sentences
+from optax_alphadecay.inspection.tensors import CheckpointError, natural_key, printable, require
+from optax_alphadecay.modules import BlockMatrices, block_matrices
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Inspect checkpoints and show the result.
+
+    Args:
+      arguments: the command line; None takes the process's.
+
+    Returns:
+      The exit code: 0, or 1 after one line on stderr.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+    except ValueError as error:
+        return _failed(error)
+    try:
+        _run(options)
+    except KeyboardInterrupt:
+        how = (
+            f"the same command goes on from {options.resume}" if options.resume else "with --resume FILE it could go on"
+        )
+        return _failed(f"interrupted; {how}")
+    except (ValueError, OSError) as error:
+        return _failed(error)
+    return 0
+
+
+def _failed(why: object) -> int:
+    print(f"optax-alphadecay: {printable(' '.join(str(why).split()))}", file=sys.stderr)
+    return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message, for main to print."""
+        raise CheckpointError(f"{message}; --help lists the options")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="optax-alphadecay",
+        description="Measure the spectra of the weight matrices of a checkpoint, or compare several checkpoints.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="safetensors, Orbax, .npz, .npy, .pt or .bin")
+    choose = parser.add_argument_group("which tensors are modules")
+    choose.add_argument("--all", action="store_true", help="embeddings, output heads and all other matrices too")
+    choose.add_argument(
+        "--exclude", action="append", default=[], type=_pattern, metavar="REGEX", help="leave out names"
+    )
+    choose.add_argument(
+        "--axes",
+        action="append",
+        default=[],
+        type=_axes,
+        metavar="REGEX=IN:OUT",
+        help="axes of tensors with more than two, as 'conv.*=1:0' or 'query/kernel$=0:1,2'; the others are stacked",
+    )
+    choose.add_argument(
+        "--stacked", action="append", default=[], metavar="NAME", help="part whose first axis is layers"
+    )
+    choose.add_argument("--min-eigenvalues", type=int, default=50, metavar="N", help="leave out smaller ones (50)")
+    measure = parser.add_argument_group("what is measured")
+    measure.add_argument("--weight-decay", type=float, default=0.1, metavar="RATE", help="base rate (0.1)")
+    measure.add_argument("--no-shuffle", action="store_true", help="no correlation traps: half the time")
+    measure.add_argument("--seed", type=int, default=0, help="of the shuffling (0)")
+    measure.add_argument("--resume", type=pathlib.Path, metavar="FILE", help="keep what is measured, and go on from it")
+    show = parser.add_argument_group("what is shown")
+    show.add_argument("--columns", default=table.DEFAULT_COLUMNS, help="any of " + ", ".join(COLUMNS))
+    show.add_argument("--sort", default="", metavar="COLUMN", help="--sort=-alpha sorts from the largest")
+    show.add_argument("--match", default="", type=_pattern, metavar="REGEX", help="only modules with such a name")
+    show.add_argument("--where", action="append", default=[], metavar="CONDITION", help="only those, as 'alpha > 3'")
+    show.add_argument("--top", type=int, metavar="N", help="only the first N")
+    show.add_argument("--left-out", action="store_true", help="list what was left out, and why")
+    for kind, what in (("json", "records"), ("csv", "records"), ("html", "report, a page that needs no network")):
+        show.add_argument(f"--{kind}", type=pathlib.Path, metavar="FILE", help=f"write the {what}")
+    return parser
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from error
+    return text
+
+
+def _axes(text: str) -> tuple[str, bool | MuonDimensionNumbers]:
+    """Parse ``REGEX=IN:OUT``, each side one axis or several with commas."""
+    pattern, _, sides = text.rpartition("=")
+    try:
+        reduction, output = (tuple(int(axis) for axis in side.split(",")) for side in sides.split(":"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: write 'REGEX=IN:OUT', for instance 'conv.*=1:0'") from error
+    return _pattern(pattern), MuonDimensionNumbers(reduction, output)
+
+
+def _stacked(text: str) -> tuple[str, int]:
+    """Parse ``NAME`` or ``NAME=AXIS``."""
+    name, _, axis = text.partition("=")
+    try:
+        return name, int(axis or 0)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: write 'NAME=AXIS', for instance 'layers=1'") from error
+
+
+def _rule(options: argparse.Namespace) -> BlockMatrices:
+    """Make the rule that the options ask for; patterns count in their order, and --all is the last of them."""
+    axes = dict(options.axes) | ({".*": True} if options.all else {})
+    return block_matrices(options.min_eigenvalues, stacked=dict(options.stacked), axes=axes)
+
+
+def _run(options: argparse.Namespace) -> None:
+    view = table.View(options.columns, options.sort, options.match, tuple(options.where), options.top)
+    table.check(view)
+    rich_console = require("rich.console", "this command", "'optax-alphadecay[inspect]'")
+    rule = _rule(options)
+    paths = sorted(options.paths, key=natural_key)
+    with _progress(rich_console) as report:
+        inspections = [
+            inspect(
+                path,
+                modules=rule,
+                exclude=options.exclude,
+                weight_decay=options.weight_decay,
+                shuffle=not options.no_shuffle,
+                seed=options.seed,
+                resume=options.resume,
+                on_progress=lambda share, name, at=at: report((at + share) / len(paths), name),  # type: ignore[misc]
+            )
+            for at, path in enumerate(paths)
+        ]
+    _write(options, inspections)
+    console = rich_console.Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    if len(inspections) > 1:
+        table.print_comparison(console, inspections, view)
+    else:
+        table.print_table(console, inspections[0], view)
+        for sentence in sentences(inspections[0]):
+            console.print(sentence, markup=False, soft_wrap=True)
+    if options.left_out:
+        for inspection in inspections:
+            table.print_left_out(console, inspection)
+
+
+def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> None:
+    if options.json:
+        text = json.dumps({"version": 1, "checkpoints": list(map(_as_json, inspections))}, indent=1, allow_nan=False)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    if options.csv:
+        with options.csv.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["checkpoint", *COLUMNS])
+            for inspection in inspections:
+                writer.writerows([inspection.source, *_cells(rows_of(module))] for module in inspection)
+    if options.html:
+        options.html.write_text(page.render(inspections), encoding="utf-8")
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    return ["x".join(map(str, value)) if isinstance(value, tuple) else value for value in row.values()]
+
+
+def _as_json(inspection: Inspection) -> dict[str, Any]:
+    modules = [{name: page.plain(value) for name, value in rows_of(module).items()} for module in inspection]
+    left_out = [{name: page.plain(value) for name, value in vars(tensor).items()} for tensor in inspection.left_out]
+    return {
+        "source": inspection.source,
+        "weight_decay": inspection.weight_decay,
+        "summary": sentences(inspection),
+        "modules": modules,
+        "left_out": left_out,
+    }
+
+
+@contextlib.contextmanager
+def _progress(rich_console: Any) -> Iterator[Callable[[float, str], None]]:
+    """Show a bar with the time left on stderr, if that is a terminal."""
+    rich_progress = require("rich.progress", "this command", "'optax-alphadecay[inspect]'")
+    console = rich_console.Console(stderr=True)
+    columns = [
+        rich_progress.BarColumn(),
+        rich_progress.TaskProgressColumn(),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[name]}", markup=False),
+    ]
+    with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0, name="")
+        yield lambda share, name: bar.update(task, completed=share, name=name)

@@ -1,0 +1,121 @@
+"""Finds out what a path is, and reads it."""
+# SPDX-License-Identifier: Apache-2.0
+
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from optax_alphadecay.inspection.readers import numpy_files, orbax_folders, safetensors_files, torch_files
+from optax_alphadecay.inspection.tensors import Checkpoint, CheckpointError, LeftOut, Tensor, natural_key, printable
+
+_READERS: dict[str, Callable[[pathlib.Path], list[Tensor]]] = {
+    ".safetensors": safetensors_files.read,
+    ".npz": numpy_files.read_npz,
+    ".npy": numpy_files.read_npy,
+    ".pt": torch_files.read,
+    ".pth": torch_files.read,
+    ".bin": torch_files.read,
+    ".ckpt": torch_files.read,
+}
+_FORMATS = "safetensors (one file, or a folder with its shards and index), Orbax folders, .npz, .npy, and .pt or .bin"
+_PICKLES = {".pkl", ".pickle", ".joblib", ".dill"}
+_INDEX = ".index.json"
+
+
+def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
+    """List what a checkpoint holds, without reading its tensors.
+
+    Args:
+      path: a file or a folder.
+
+    Raises:
+      CheckpointError: one line that names the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such file or folder")
+    try:
+        files, tensors, left_out = _read(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: nested too deeply to be a checkpoint") from error
+    names = [tensor.name for tensor in tensors]
+    if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
+        raise CheckpointError(f"{path}: there are two tensors called {min(twice)!r}")
+    named = [Tensor(printable(tensor.name), tensor.shape, tensor.dtype, tensor.load) for tensor in tensors]
+    return Checkpoint(
+        str(path),
+        tuple(sorted(named, key=lambda tensor: natural_key(tensor.name))),
+        tuple(left_out),
+        _lora_scale(path if path.is_dir() else path.parent),
+        _fingerprint(files),
+    )
+
+
+def _read(path: pathlib.Path) -> tuple[list[pathlib.Path], list[Tensor], list[LeftOut]]:
+    """Read a file or a folder; also the files that tell whether it has changed."""
+    if path.is_file():
+        if path.name.endswith(_INDEX):
+            return _read_shards(path)
+        return [path], _reader_of(path)(path), []
+    for pattern in ("*.safetensors" + _INDEX, "*.bin" + _INDEX):
+        if indices := sorted(path.glob(pattern)):
+            return _read_shards(indices[0])
+    for suffix in _READERS:
+        if files := sorted(path.glob("*" + suffix)):
+            return files, [tensor for file in files for tensor in _READERS[suffix](file)], []
+    if tree := orbax_folders.find(path):
+        return [tree / "_METADATA"], *orbax_folders.read(tree)
+    raise CheckpointError(f"{path}: there is no checkpoint in this folder; what can be read is {_FORMATS}")
+
+
+def _reader_of(path: pathlib.Path) -> Callable[[pathlib.Path], list[Tensor]]:
+    suffix = path.suffix.lower()
+    if suffix in _PICKLES:
+        raise CheckpointError(f"{path}: refused, since reading it would execute a pickle; save plain arrays instead")
+    if suffix not in _READERS:
+        raise CheckpointError(f"{path}: not a checkpoint by its name; what can be read is {_FORMATS}")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty")
+    return _READERS[suffix]
+
+
+def _read_shards(index: pathlib.Path) -> tuple[list[pathlib.Path], list[Tensor], list[LeftOut]]:
+    """Read a checkpoint in several files, whose index says which tensor lies where."""
+    try:
+        shard_of: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(shard_of.values()), key=natural_key)
+        if not all(pathlib.PurePath(name).name == name for name in names):
+            raise ValueError("a shard lies outside the folder")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index}: not an index of shards: {error}") from error
+    files = [index.parent / name for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(f"{index}: it names {len(missing)} files that are not there, the first {missing[0]}")
+    tensors = [tensor for file in files for tensor in _reader_of(file)(file)]
+    if lost := {name.replace(".", "/") for name in shard_of} - {tensor.name for tensor in tensors}:
+        raise CheckpointError(f"{index}: it names {len(lost)} tensors that are in no file, the first {min(lost)!r}")
+    return [index, *files], tensors, []
+
+
+def _lora_scale(folder: pathlib.Path) -> float | None:
+    """Read what PEFT multiplies the product of an adapter's factors by."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        rank = float(config["r"])
+        scale = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not the settings of an adapter: {error!r}") from error
+    return scale
+
+
+def _fingerprint(files: list[pathlib.Path]) -> str:
+    facts = [(file.resolve().as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,143 @@
+"""The table in the terminal: sorted, filtered, and with the columns asked for."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import math
+import operator
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from optax_alphadecay.inspection.comparison import change, labels, trajectories
+from optax_alphadecay.inspection.records import COLUMNS, Inspection, ModuleRecord
+from optax_alphadecay.inspection.tensors import CheckpointError, require
+
+DEFAULT_COLUMNS = (
+    "name,shape,alpha,random_alpha,alpha_goodness_of_fit,ks_distance,"
+    "stable_rank,spectral_norm,beyond_edge,traps,ratio,decay"
+)
+_HEADINGS = {
+    "name": "module",
+    "alpha_goodness_of_fit": "alpha KS",
+    "alpha_fix_finger": "alpha FF",
+    "alpha_hat": "alpha hat",
+    "ks_distance": "KS",
+    "random_alpha": "random",
+    "beyond_edge": "spikes",
+}
+_OPERATORS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+}
+_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|!=|==?|<|>)\s*(\S+)\s*")
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Which rows and columns of the table to show."""
+
+    columns: str = DEFAULT_COLUMNS
+    """Names of columns, joined by commas."""
+    sort: str = ""
+    """Column to sort by; a minus before it sorts from the largest."""
+    match: str = ""
+    """Regular expression that is found in the names of the modules shown."""
+    where: tuple[str, ...] = ()
+    """Conditions such as ``"alpha > 3"`` that all hold for the modules shown."""
+    top: int | None = None
+    """At most this many modules."""
+
+
+def rows(modules: Sequence[ModuleRecord], view: View) -> list[ModuleRecord]:
+    """Sort and filter.
+
+    Raises:
+      CheckpointError: if a column or a condition is not one; says what there is.
+    """
+    shown = [module for module in modules if re.search(view.match, module.name)]
+    for condition in view.where:
+        if not (parsed := _CONDITION.fullmatch(condition)):
+            raise CheckpointError(f"--where {condition!r}: write it as 'alpha > 3', a column, a comparison and a value")
+        column, compare = _column("--where", parsed[1]), _OPERATORS[parsed[2].replace("==", "=")]
+        shown = [module for module in shown if _holds(getattr(module, column), compare, parsed[3])]
+    if view.sort:
+        column = _column("--sort", view.sort.removeprefix("-"))
+        keyed = [(getattr(module, column), module) for module in shown]
+        known = [pair for pair in keyed if not (pair[0] is None or pair[0] != pair[0])]
+        known.sort(key=lambda pair: pair[0], reverse=view.sort.startswith("-"))
+        shown = [module for _, module in known] + [module for value, module in keyed if value is None or value != value]
+    return shown[: view.top]
+
+
+def check(view: View) -> None:
+    """Raise a CheckpointError if the view names what there is not, before anything is measured."""
+    rows([], view)
+    for name in view.columns.split(","):
+        _column("--columns", name.strip())
+
+
+def _holds(value: Any, compare: Any, other: str) -> bool:
+    try:
+        return bool(compare(float(value), float(other)))
+    except (TypeError, ValueError):
+        return bool(compare(str(value), other))
+
+
+def _column(option: str, name: str) -> str:
+    if name not in COLUMNS:
+        raise CheckpointError(f"{option}: there is no column {name!r}; there are {', '.join(COLUMNS)}")
+    return name
+
+
+def cell(value: Any) -> str:
+    """Write one value: four digits, ``-`` for what is not known."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_table(console: Any, inspection: Inspection, view: View) -> None:
+    """Print the modules of one checkpoint."""
+    columns = [_column("--columns", name.strip()) for name in view.columns.split(",")]
+    _print(
+        console,
+        [_HEADINGS.get(name, name.replace("_", " ")) for name in columns],
+        [[cell(getattr(module, name)) for name in columns] for module in rows(inspection.modules, view)],
+    )
+
+
+def print_comparison(console: Any, inspections: Sequence[Inspection], view: View) -> None:
+    """Print alpha of each module in every checkpoint, and by how much it has changed."""
+    shown = {module.name: module for inspection in inspections for module in inspection}
+    alphas = trajectories(inspections)
+    _print(
+        console,
+        ["module", *(f"alpha {label}" for label in labels(inspections)), "change"],
+        [
+            [module.name, *map(cell, alphas[module.name]), cell(change(alphas[module.name]))]
+            for module in rows([shown[name] for name in alphas], view)
+        ],
+    )
+
+
+def print_left_out(console: Any, inspection: Inspection) -> None:
+    """Print what was left out of one checkpoint, and why."""
+    lines = [[tensor.name, cell(tensor.shape), tensor.dtype, tensor.reason] for tensor in inspection.left_out]
+    _print(console, ["left out", "shape", "dtype", "because"], lines)
+
+
+def _print(console: Any, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    rich_table = require("rich.table", "the table", "'optax-alphadecay[inspect]'")
+    rich_text = require("rich.text", "the table", "'optax-alphadecay[inspect]'")
+    table = rich_table.Table(box=None, pad_edge=False, header_style="bold")
+    for at, heading in enumerate(headings):
+        table.add_column(rich_text.Text(heading), justify="left" if at == 0 else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*map(rich_text.Text, line))  # as text: a name is no markup
+    console.print(table)

@@ -1,0 +1,239 @@
+"""The command: tables, files, comparisons, and one line for whatever goes wrong."""
+# SPDX-License-Identifier: Apache-2.0
+
+import csv
+import json
+import math
+import pathlib
+import runpy
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import optax_alphadecay as oad
+from optax_alphadecay.inspection import command, table
+from optax_alphadecay.inspection.comparison import change, labels, trajectories
+from optax_alphadecay.inspection.summary import sentences
+
+
+def weights(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    low = rng.standard_normal((64, 4)) @ rng.standard_normal((4, 64))
+    return {
+        "layers.0.query": rng.standard_normal((64, 64)) + scale * low,
+        "layers.0.up": rng.standard_normal((64, 96)),
+        "layers.1.query": rng.standard_normal((64, 64)),
+        "layers.1.[red]up": rng.standard_normal((64, 96)),
+        "norm": rng.standard_normal(64),
+    }
+
+
+@pytest.fixture(name="path", scope="module")
+def path_of_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("command") / "model.npz"
+    np.savez(path, **weights(0))  # type: ignore[arg-type]
+    return path
+
+
+def run(*arguments: object) -> int:
+    return command.main([str(argument) for argument in arguments])
+
+
+def first_column(text: str) -> list[str]:
+    lines = text.splitlines()
+    return [line.split()[0] for line in lines[1:] if line.startswith("layers")]
+
+
+def test_table_sorts_and_filters(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(path, "--sort=-alpha", "--no-shuffle") == 0
+    shown = capsys.readouterr().out
+    alphas = {module.name: module.alpha for module in oad.inspect(path, shuffle=False)}
+    assert first_column(shown) == sorted(alphas, key=alphas.__getitem__, reverse=True)
+    assert "layers/1/[red]up" in shown  # a name is no markup
+    assert "4 modules were measured." in shown and "1 tensor was left out: 1 ('norm' names a norm)." in shown
+    options = (
+        "--where",
+        "shape != 64",
+        "--where",
+        "layer=1",
+        "--match",
+        "up$",
+        "--columns",
+        "name,alpha",
+        "--top",
+        "1",
+    )
+    assert run(path, *options, "--left-out", "--no-shuffle") == 0
+    shown = capsys.readouterr().out
+    assert first_column(shown) == ["layers/1/[red]up"]
+    assert shown.splitlines()[0].split() == ["module", "alpha"]
+    assert shown.splitlines()[-1].split() == ["norm", "64", "float64", "'norm'", "names", "a", "norm"]
+
+
+def test_all_takes_embeddings_and_small_matrices(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "m.npz", embed=np.ones((60, 70)), small=np.ones((3, 4)), bias=np.ones(3))
+    assert run(tmp_path / "m.npz", "--all", "--no-shuffle") == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[1:3]] == ["embed", "small"]
+    assert "1 (a vector)" in shown
+
+
+def test_values_that_are_not_known_come_last() -> None:
+    inspection = oad.inspect(
+        {"one": np.ones((64, 64)), "three": weights(0)["layers.0.up"], "two": weights(0)["layers.0.query"]}
+    )
+    shown = table.rows(inspection.modules, table.View(sort="alpha"))
+    assert [module.name for module in shown][-1] == "one" and math.isnan(shown[-1].alpha)
+    assert [module.name for module in table.rows(inspection.modules, table.View(sort="layer"))] == [
+        "one",
+        "three",
+        "two",
+    ]
+    assert [module.name for module in table.rows(inspection.modules, table.View(where=("traps<1",)))] == [
+        "three",
+        "two",
+    ]
+
+
+def test_files_hold_the_records(path: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {kind: tmp_path / f"report.{kind}" for kind in ("json", "csv", "html")}
+    assert run(path, *(word for kind, file in files.items() for word in (f"--{kind}", file))) == 0
+    inspection = oad.inspect(path)
+    [saved] = json.loads(files["json"].read_text())["checkpoints"]
+    assert [module["alpha"] for module in saved["modules"]] == [module.alpha for module in inspection]
+    assert saved["left_out"] == [{"name": "norm", "shape": [64], "dtype": "float64", "reason": "'norm' names a norm"}]
+    with files["csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["spectral_norm"]) for row in rows] == [module.spectral_norm for module in inspection]
+    assert rows[1]["shape"] == "64x96" and rows[1]["checkpoint"] == str(path)
+    assert "://" not in files["html"].read_text().replace("http://www.w3.org/2000/svg", "")
+    assert json.loads(files["json"].read_text())["version"] == 1
+
+
+def test_a_series_is_compared(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for step in (2, 10):
+        (tmp_path / f"step-{step}").mkdir()
+        paths.append(tmp_path / f"step-{step}" / "model.npz")
+        np.savez(paths[-1], **weights(0, scale=step))  # type: ignore[arg-type]
+    assert run(*reversed(paths), "--no-shuffle", "--left-out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["module", "alpha", "step-2", "alpha", "step-10", "change"]
+    inspections = [oad.inspect(path, shuffle=False) for path in paths]
+    alphas = trajectories(inspections)["layers/0/query"]
+    assert lines[1].split() == ["layers/0/query", *(f"{value:.4g}" for value in (*alphas, change(alphas)))]
+    assert labels(inspections) == ["step-2", "step-10"]
+    assert labels(inspections[:1]) == [str(paths[0])]
+    assert labels([inspections[0]] * 2) == [str(paths[0])] * 2
+    fewer = oad.inspect({"x": weights(0)["layers.0.up"]})
+    assert math.isnan(change(trajectories([inspections[0], fewer])["x"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: PATH"),
+        (["--frobnicate"], "PATH"),
+        (["--sort", "beta"], "there is no column 'beta'"),
+        (["--columns", "alpha,beta"], "there is no column 'beta'"),
+        (["--where", "alpha is 3"], "write it as 'alpha > 3'"),
+        (["--match", "("], "no regular expression"),
+        (["--axes", "conv=1"], "write 'REGEX=IN:OUT'"),
+        (["--axes", "(=1:0"], "no regular expression"),
+        (["--stacked", "layers=first"], "write 'NAME=AXIS'"),
+        (["--min-eigenvalues", "0"], "min_eigenvalues must be"),
+        (["--json", "/nowhere/x.json"], "/nowhere/x.json"),
+    ],
+)
+def test_mistakes_get_one_line(
+    path: pathlib.Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(path)] if arguments and arguments != ["--frobnicate"] else []
+    assert command.main([*paths, *arguments, *(["--no-shuffle"] if paths else [])]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("optax-alphadecay: ") and error.count("\n") == 1 and said in error
+
+
+def test_options_reach_the_measuring(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def inspect(given: str, **options: Any) -> oad.Inspection:
+        asked.update(options, path=given)
+        options["on_progress"](0.5, "half")
+        return oad.inspect({})
+
+    monkeypatch.setattr(command, "inspect", inspect)
+    options = [
+        "--all",
+        "--axes",
+        "query/kernel$=0:1,2",
+        "--stacked",
+        "layers",
+        "--exclude",
+        "a",
+        "--weight-decay",
+        "0.3",
+    ]
+    assert run(path, *options, "--min-eigenvalues", "8", "--seed", "3", "--resume", "r") == 0
+    rule = asked["modules"]
+    assert (rule.min_eigenvalues, rule.stacked) == (8, (("layers", 1),))
+    assert rule.axes == (("query/kernel$", ((0,), (1, 2))), (".*", True))
+    assert (asked["exclude"], asked["weight_decay"], asked["seed"], asked["shuffle"]) == (["a"], 0.3, 3, True)
+    assert str(asked["resume"]) == "r"
+
+
+def test_an_interruption_says_how_to_go_on(
+    path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "inspect", interrupt)
+    assert run(path) == 1 and run(path, "--resume", "spectra.jsonl") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "optax-alphadecay: interrupted; with --resume FILE it could go on",
+        "optax-alphadecay: interrupted; the same command goes on from spectra.jsonl",
+    ]
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert run(path) == 1
+    assert "needs rich, which is not installed: pip install 'optax-alphadecay[inspect]'" in capsys.readouterr().err
+
+
+def test_module_and_program_are_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["optax-alphadecay", "/nowhere"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("optax_alphadecay", run_name="__main__")
+    assert end.value.code == 1 and "/nowhere: there is no such file" in capsys.readouterr().err
+
+
+def test_summary_is_true_of_what_was_measured() -> None:
+    rng = np.random.default_rng(0)
+    params: dict[str, Any] = {
+        "heavy": rng.standard_normal((64, 64)) * np.geomspace(1, 30, 64),
+        "trap": rng.standard_normal((64, 64)),
+        "ones": np.ones((64, 64)),
+    }
+    params["trap"][0, 0] = 80
+    said = sentences(oad.inspect(params))
+    assert said[0] == "3 modules were measured."
+    assert said[2] == "ones has no alpha: the spectrum is constant, nearly of low rank, or not finite."
+    assert any(
+        sentence.startswith("2 have correlation traps") and sentence.endswith(": ones, trap.") for sentence in said
+    )
+    one = sentences(oad.inspect({"heavy": params["heavy"]}, shuffle=False))
+    assert one[0] == "1 module was measured." and not any("traps" in sentence for sentence in one)
+    assert one[2] == "Every tail is heavier than that of a random matrix of the same shape."
+    assert "0.1, AlphaDecay would give heavy the most decay (0.1)" in one[3]
+    many = sentences(oad.inspect({f"m{i}": rng.standard_normal((64, 64)) for i in range(9)}))
+    assert any("and" in sentence and "more" in sentence and "light tail" in sentence for sentence in many)
+    assert any(sentence == "No module has correlation traps." for sentence in many)
+    assert sentences(oad.inspect({})) == ["No module was found."]
+    product = oad.inspect({"lora_a": rng.standard_normal((64, 4)), "lora_b": rng.standard_normal((4, 64))})
+    assert len(sentences(product)) == 2
