@@ -90,15 +90,17 @@ def _norms(book: Book, scale: str) -> Part:
     cells = book.cells["correction-norms", scale]
     rows = []
     for cell in cells:
+        measured = sum("norms/mean/weight_l2" in result.curve for result in cell.finished.values())
+        name = f"{cell.labels['method']} (n = {measured})"
         for field, words in (
             ("weight_l2", "weights"),
             ("steady_state_l2", "weights, steady state"),
             ("gradient_l2", "gradient"),
         ):
-            rows.append([f"{cell.labels['method']}: {words}", *_at(*mean_curve(cell, f"norms/mean/{field}"))])
+            rows.append([f"{name}: {words}", *_at(*mean_curve(cell, f"norms/mean/{field}"))])
         paths = [path for path in map(predicted_path, cell.finished.values()) if len(path[0])]
         steps, values = (paths[0][0], np.mean([path[1] for path in paths], axis=0)) if paths else _NOTHING
-        rows.insert(-1, [f"{cell.labels['method']}: weights, predicted", *_at(steps, values)])
+        rows.insert(-1, [f"{name}: weights, predicted", *_at(steps, values)])
     head = ("geometric mean over modules, l2", *(f"step {step}" for step in SHOWN_AT))
     line = (
         "`predicted` starts from the first measurement and follows the run's rates and update norms; `steady state` is "
