@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
 import socket
+import sys
 from collections.abc import Iterator
 
 from experiments.parallel import distributed
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Locked(ValueError):
@@ -19,7 +23,8 @@ class Locked(ValueError):
 def locked(path: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a lock while the block runs. The system lets go of it when the process ends, however it ends.
 
-    Shared file systems keep it across hosts where they support `flock`; where they do not, an OSError says so.
+    Shared file systems keep it across hosts if they support `flock`, as NFS does. Where they do not, a warning says
+    that nothing keeps others out: an owner that was killed on another host cannot be told from one that works.
 
     Args:
         path: The file; its folder must exist. It stays behind, empty.
@@ -37,6 +42,14 @@ def locked(path: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
             raise Locked(
                 f"{path.parent} is in use by {owner}: wait for it to end, end it, or work in another folder."
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(
+                f"warning: {path.parent} is on a file system without locks ({error.strerror}): nothing keeps other "
+                "runs out of the folder.",
+                file=sys.stderr,
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
