@@ -14,7 +14,6 @@ from experiments.config import RunConfig, check
 from experiments.models.common import abstract_model
 from experiments.parallel import distributed, sharding
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.lock import owned
 from experiments.training.metrics import MetricsLog, lacks
 from experiments.training.norms import norm_logger
 from experiments.training.optimizers import make_optimizer, make_schedule, refreshes
@@ -23,7 +22,7 @@ from experiments.training.progress import Progress
 from experiments.training.step import TrainState, compile_train_step, first_state
 from experiments.training.summary import print_summary
 from experiments.training.task import Run, Task, check_finite, log_modules, save, validate
-from experiments.training.workdir import claim_workdir
+from experiments.training.workdir import claim_workdir, owned
 
 
 def run_to_end(config: RunConfig, preemption: Preemption, console: rich.console.Console, task: Task) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from experiments import train
-from experiments.training import checksums, lock
+from experiments.training import checksums, workdir
 from tests.experiments.experiment_fixtures import STEPS, FinishedRun
 
 GARBAGE: dict[str, tuple[str, Callable[[str], str], str]] = {
@@ -59,7 +59,7 @@ def test_garbage_in_a_file_is_named(
 def test_a_second_run_in_the_folder_is_refused(
     command: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with lock.owned(tmp_path):
+    with workdir.owned(tmp_path):
         assert train.main(command) == 1
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     advice = "wait for it to end, end it, or work in another folder."
@@ -70,5 +70,5 @@ def test_a_second_run_in_the_folder_is_refused(
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with lock.owned(tmp_path):
+    with workdir.owned(tmp_path):
         assert capsys.readouterr().err.startswith(f"warning: {tmp_path} is on a file system without locks (")
