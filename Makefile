@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 WORKERS := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install pretrain test test-fast test-clients lint bench lock audit clean
+.PHONY: help install pretrain test test-fast test-clients lint bench mutants lock audit clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ lint: $(INSTALLED)  ## Check style and types
 
 bench: $(INSTALLED)  ## Measure the library against its budgets
 	$(RUN) benchmarks.run $(ARGS)
+
+mutants: $(INSTALLED)  ## Break the library in many small ways, and count what the tests notice (hours; on a clean work tree)
+	$(RUN) pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	$(RUN) cosmic_ray.cli init pyproject.toml mutants.sqlite
+	$(RUN) cosmic_ray.tools.filters.operators_filter mutants.sqlite pyproject.toml
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) cosmic_ray.cli exec pyproject.toml mutants.sqlite
+	$(RUN) cosmic_ray.tools.report mutants.sqlite
 
 lock: $(INSTALLED)  ## Write requirements.txt anew: the pins of constraints.txt with hashes, for every platform
 	$(RUN) pip install --quiet --disable-pip-version-check uv==0.13.9
