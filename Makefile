@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 WORKERS := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install pretrain test test-fast test-clients lint bench clean
+.PHONY: help install pretrain test test-fast test-clients lint bench mutants lock audit clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,16 +45,36 @@ lint: $(INSTALLED)  ## Check style and types
 bench: $(INSTALLED)  ## Measure the library against its budgets
 	$(RUN) benchmarks.run $(ARGS)
 
+mutants: $(INSTALLED)  ## Break the library in many small ways, and count what the tests notice (hours; on a clean work tree)
+	$(RUN) pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	$(RUN) cosmic_ray.cli init pyproject.toml mutants.sqlite
+	$(RUN) cosmic_ray.tools.filters.operators_filter mutants.sqlite pyproject.toml
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) cosmic_ray.cli exec pyproject.toml mutants.sqlite
+	$(RUN) cosmic_ray.tools.report mutants.sqlite
+
+lock: $(INSTALLED)  ## Write requirements.txt anew: the pins of constraints.txt with hashes, for every platform
+	$(RUN) pip install --quiet --disable-pip-version-check uv==0.13.9
+	echo '# Written by make lock from setup.cfg and constraints.txt.' > requirements.partial
+	$(RUN) uv pip compile setup.cfg --extra dev --constraints constraints.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-strip-extras --no-annotate --no-header --quiet >> requirements.partial
+	mv requirements.partial requirements.txt
+
+audit:  ## Look for known vulnerabilities in the pinned packages
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.txt
+
 clean:  ## Remove .venv, caches and build outputs; data/ and runs/ stay
-	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) .audit build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+$(INSTALLED): setup.cfg pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 	  "Python 3.11 or newer is needed, but $(PYTHON) is %d.%d. Name another: make install PYTHON=python3.11" \
 	  % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Tunix and Levanter ask for versions that constraints.txt does not pin.

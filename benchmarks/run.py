@@ -12,6 +12,7 @@ import tyro
 
 from benchmarks import figure, growth, memory, refresh, report, steps, stochastic
 from benchmarks.measure import Row
+from experiments.command_line import ends_in_a_line
 
 Name = Literal["refresh", "nano-steps", "optimizer-steps", "programs", "growth", "devices", "stochastic"]
 _ALL: tuple[Name, ...] = get_args(Name)
@@ -48,6 +49,7 @@ class Options:
     """Folder for results.md, results.json and performance.png; by default this one, if everything is measured."""
 
 
+@ends_in_a_line
 def main(args: Sequence[str] | None = None) -> int:
     """Measures, prints the table and writes it.
 

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import functools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import tyro
 
@@ -14,6 +15,7 @@ from experiments.methods import METHODS, with_settings
 
 _METHOD = "--optimizer.method"
 
+Parameters = ParamSpec("Parameters")
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 
@@ -23,6 +25,27 @@ class Preset(NamedTuple):
     about: str
     """What it is, and in further lines its command, its cost and the score to expect."""
     config: Any
+
+
+def ends_in_a_line(main: Callable[Parameters, int]) -> Callable[Parameters, int]:
+    """Has a program end in a line, and not in a traceback, where a file or a folder is at fault, or at Ctrl-C.
+
+    Args:
+        main: Returns the exit code; the codes are those of docs/reliability.md.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: Parameters.args, **named: Parameters.kwargs) -> int:
+        try:
+            return main(*args, **named)
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+
+    return wrapped
 
 
 def choose_preset(

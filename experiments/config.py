@@ -126,6 +126,14 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
 def check(config: RunConfig) -> None:
     """Checks what the types do not say.
 

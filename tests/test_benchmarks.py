@@ -3,12 +3,15 @@
 
 import json
 import pathlib
+import socket
 
 import matplotlib.image
 import numpy as np
+import pytest
 
-from benchmarks import fences, figure, report
+from benchmarks import fences, figure, fuzz, report
 from benchmarks.measure import Row, ratio, take_turns
+from benchmarks.soak.relay import Relay
 
 ROWS = [
     Row("refresh of the 56 modules of 60m / torch.linalg.svdvals", 0.25, "x", 0.3, seconds=(0.5, 2.0)),
@@ -53,3 +56,37 @@ def test_refreshes_that_a_fence_changes_are_counted() -> None:
     ordinary = [2.0, 2.1, 2.2, 2.9, 3.0, 3.1, 2.05]
     found = fences.count([ordinary, [*ordinary, 501.0], [*ordinary, 5.9], [*ordinary[:3], 3.0, 2.15, 2.05, 2.1, 4.4]])
     assert found == fences.Count(refreshes=4, beyond_quartiles=3, fenced=1, moved=1)
+
+
+def test_a_relay_passes_on_until_it_is_cut() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        relay = Relay(f"127.0.0.1:{target.getsockname()[1]}")
+        host, port = relay.address.split(":")
+        near = socket.create_connection((host, int(port)))
+        far, _ = target.accept()
+        near.sendall(b"there")
+        far.sendall(b"back")
+        assert (far.recv(5), near.recv(4)) == (b"there", b"back")
+        relay.cut()
+        assert (far.recv(1), near.recv(1)) == (b"", b"")
+        with pytest.raises(OSError):
+            socket.create_connection((host, int(port)))
+        near.close()
+        far.close()
+
+
+def test_fuzzing_finds_a_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--examples", "2", "--seed", "3"]
+    assert fuzz.main(options) == 0
+    assert json.loads(capsys.readouterr().out) == {"seed": 3, "examples": 2, "trees": 1, "violations": 0}
+    monkeypatch.setattr(fuzz, "RATE", 0.3)  # what is held against the updates, not what made them
+    draw = fuzz.draw_tree
+
+    def draw_with_the_former_rate(rng: np.random.Generator) -> fuzz.Tree:
+        with monkeypatch.context() as patch:
+            patch.setattr(fuzz, "RATE", 0.1)
+            return draw(rng)
+
+    monkeypatch.setattr(fuzz, "draw_tree", draw_with_the_former_rate)
+    assert fuzz.main(options) == 1
+    assert "is not its gradient and 0.3 x [" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from experiments.suites.scales import SCALES
 from tests import markdown
 
 ROOT = pathlib.Path(__file__).parents[1]
-WRITTEN = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "benchmarks/README.md"]
+WRITTEN = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "experiments/README.md", "benchmarks/README.md"]
 WRITTEN += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
 """Documents written by hand: their blocks run and their commands parse."""
 LINKED = [*WRITTEN, "CHANGELOG.md", "results/report.md", "results/notes.md", "benchmarks/results.md"]

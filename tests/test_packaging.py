@@ -5,6 +5,7 @@ import ast
 import configparser
 import importlib.metadata
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,30 @@ def test_constraints_pin_what_make_installs() -> None:
                 seen.add((name, extra))
                 todo.extend(_dependencies(name, extra))
     assert pins.keys() == {name for name, _ in seen}, "constraints.txt pins what nothing needs"
+
+
+def test_what_make_installs_is_pinned_by_hashes() -> None:
+    locked = {}
+    for block in re.split(r"\n(?=\w)", (ROOT / "requirements.txt").read_text(encoding="utf-8"))[1:]:
+        first, *rest = block.rstrip().replace("\\\n", "\n").splitlines()
+        requirement = Requirement(first)
+        assert all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64} *", line) for line in rest), first
+        assert rest, f"{first} has no hash"
+        [version] = [each.version for each in requirement.specifier]
+        if requirement.marker is None or requirement.marker.evaluate({"sys_platform": "linux", "os_name": "posix"}):
+            locked[canonicalize_name(requirement.name)] = version
+    assert locked == _pins(), "requirements.txt is older than constraints.txt: run `make lock`"
+    assert f'requires = ["setuptools == {_pins()["setuptools"]}"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_workflows_pin_actions_and_keep_no_credentials() -> None:
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        steps = re.split(r"\n *- (?=uses:|run:)", path.read_text(encoding="utf-8"))[1:]
+        for step in steps:
+            if step.startswith("uses:"):
+                assert re.match(r"uses: [\w/-]+@[0-9a-f]{40}  # v\d", step), f"{path.name}: {step.splitlines()[0]}"
+            if "actions/checkout" in step:
+                assert "persist-credentials: false" in step, path.name
 
 
 def test_the_wheel_holds_the_library_only(tmp_path: pathlib.Path) -> None:

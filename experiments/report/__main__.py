@@ -6,10 +6,12 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from experiments.command_line import ends_in_a_line
 from experiments.report.document import write
 from experiments.suites import store
 
 
+@ends_in_a_line
 def main(args: Sequence[str] | None = None) -> int:
     """Writes the report.
 

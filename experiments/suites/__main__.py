@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import rich.console
 
 from experiments import vision_config
+from experiments.command_line import ends_in_a_line
 from experiments.config import RunConfig
 from experiments.presets import PRESETS
 from experiments.suites import runner, store
@@ -40,6 +41,7 @@ class _Plan(NamedTuple):
     estimate: Estimate
 
 
+@ends_in_a_line
 def main(args: Sequence[str] | None = None) -> int:
     """Makes what is left of suites.
 
@@ -70,7 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     code = _make(now, paths, asked.jobs, plan.estimate, console)
     # Suites of the best of a sweep know their runs once the sweep is made.
-    return main(args) if code == 0 and not asked.limit and _plan(asked, options, paths).left else code
+    more = not asked.limit and code == 0 and _plan(asked, options, paths).left.keys() - now.keys()
+    return main(args) if more else code
 
 
 def _plan(asked: argparse.Namespace, options: Sequence[str], paths: runner.Paths) -> _Plan:

@@ -5,7 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from experiments.suites.results import Result, from_line, to_line
-from experiments.training.lock import locked
+from experiments.training.workdir import locked
 
 DIRECTORY = pathlib.Path(__file__).parents[2] / "results"
 """Where the results of this repository are, `SCALE.jsonl` each."""
@@ -29,7 +29,7 @@ def read(path: pathlib.Path) -> Contents:
         path: `SCALE.jsonl`; it need not exist.
     """
     contents = Contents({}, [], [])
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             result = from_line(line)
@@ -74,7 +74,7 @@ def remove(name: str, path: pathlib.Path) -> None:
 
 def _write(lines: list[str], path: pathlib.Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines))
+    partial.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
     partial.replace(path)
 
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -26,10 +27,10 @@ from experiments.suites.results import Result, from_line, measured, to_line
 from experiments.training.checksums import steps_in
 from experiments.training.image_classification import IMAGE_CLASSIFICATION
 from experiments.training.language_modeling import LANGUAGE_MODELING
-from experiments.training.lock import Locked
 from experiments.training.loop import run_to_end
 from experiments.training.preemption import Preempted, Preemption
 from experiments.training.task import Task
+from experiments.training.workdir import Locked
 from experiments.vision_config import VisionConfig
 
 _TASKS: dict[type[RunConfig], Task] = {
@@ -41,25 +42,30 @@ _TASKS: dict[type[RunConfig], Task] = {
 """What runs of each kind learn; the first kind that a run is of."""
 IN_USE = 75
 """Exit code of a process whose run another process is making."""
-_RESULT = "result.json"
+SECONDS_BETWEEN_LOOKS = 1.0
+"""How soon a run notices that its parent is gone."""
 
 
-def make_run(config: RunConfig, workdir: pathlib.Path, compiled: pathlib.Path, cores: set[int], commit: str) -> None:
-    """Takes a run to its end, or until it is told to stop, and writes what it gave.
+def make_run(
+    config: RunConfig, workdir: pathlib.Path, left: pathlib.Path, compiled: pathlib.Path, cores: set[int], commit: str
+) -> None:
+    """Takes a run to its end, or until it is told to stop or its parent ends, and writes what it gave.
 
     Args:
         config: The run.
         workdir: Its folder.
+        left: The file for its result; of this attempt alone, because others may be at the same run.
         compiled: Folder of compiled programs: one serves all seeds.
         cores: CPU cores to run on; empty for all.
         commit: Of the code.
     """
+    threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what to do
     if cores:
         os.sched_setaffinity(0, cores)
     workdir.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(compiled.resolve()))
-    with (workdir / "log.txt").open("a", buffering=1) as log, _printing_to(log), Preemption() as preemption:
+    with (workdir / "log.txt").open("a", buffering=1) as log, _printing_to(log), Preemption(patient=True) as preemption:
         try:
             with _timed(workdir):
                 _train_to_end(dataclasses.replace(config, workdir=workdir), preemption)
@@ -72,7 +78,7 @@ def make_run(config: RunConfig, workdir: pathlib.Path, compiled: pathlib.Path, c
         except Exception as error:
             traceback.print_exc()
             outcome = {"error": f"{type(error).__name__}: {error}".replace(str(workdir), workdir.name)}
-        write(describe(config, commit, device=jax.devices()[0].device_kind, **outcome), workdir)
+        write(describe(config, commit, device=jax.devices()[0].device_kind, **outcome), left)
 
 
 def describe(config: RunConfig, commit: str, **outcome: Any) -> Result:
@@ -88,22 +94,29 @@ def describe(config: RunConfig, commit: str, **outcome: Any) -> Result:
     )
 
 
-def write(result: Result, workdir: pathlib.Path) -> None:
-    """Leaves a result in the run's folder, whole or not at all."""
-    partial = workdir / f"{_RESULT}.partial"
+def write(result: Result, left: pathlib.Path) -> None:
+    """Leaves a result for the parent, whole or not at all."""
+    partial = left.with_suffix(".partial")
     partial.write_text(to_line(result) + "\n")
-    partial.replace(workdir / _RESULT)
+    partial.replace(left)
 
 
-def read(workdir: pathlib.Path) -> Result | None:
-    """The result that was left in a run's folder; None if there is none."""
-    path = workdir / _RESULT
-    return from_line(path.read_text()) if path.exists() else None
+def take(left: pathlib.Path) -> Result | None:
+    """Reads the result that was left, and removes the file; None if there is none that can be read."""
+    try:
+        return from_line(left.read_text(errors="replace"))
+    except (FileNotFoundError, ValueError):
+        return None
+    finally:
+        left.unlink(missing_ok=True)
 
 
-def clear(workdir: pathlib.Path) -> None:
-    """Takes an earlier result out of the run's folder."""
-    (workdir / _RESULT).unlink(missing_ok=True)
+def _stop_without(parent: int) -> None:
+    """Preempts this process once its parent is another one: the server that it was forked from has ended."""
+    while True:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)  # again and again: it is ignored until the run listens
 
 
 def _train_to_end(config: RunConfig, preemption: Preemption) -> None:
@@ -144,26 +157,40 @@ def _printing_to(log: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _timed(workdir: pathlib.Path) -> Iterator[None]:
-    """Notes the time that an attempt at a run has taken, however it ends; not if others have begun the run."""
-    if (workdir / "metrics.jsonl").exists() and not (workdir / "attempts.jsonl").exists():
+    """Notes the time of an attempt at a run, however it ends; not if others have begun the run, or are at it."""
+    path = workdir / "attempts.jsonl"
+    if (workdir / "metrics.jsonl").exists() and not path.exists():
         yield
         return
-    began, cpu_began = time.monotonic(), time.process_time()
+    began, cpu_began, held = time.monotonic(), time.process_time(), True
     try:
         yield
+    except Locked:
+        held = False
+        raise
     finally:
-        spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
-        with (workdir / "attempts.jsonl").open("a") as file:
-            file.write(json.dumps(spent) + "\n")
+        if held:
+            _add_attempt(path, time.monotonic() - began, time.process_time() - cpu_began)
+
+
+def _add_attempt(path: pathlib.Path, seconds: float, cpu_seconds: float) -> None:
+    """Adds a line, on a line of its own even where a crash has cut the one before."""
+    with path.open("ab") as file:
+        torn = file.tell() and not path.read_bytes().endswith(b"\n")
+        line = json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds})
+        file.write(f"{chr(10) if torn else ''}{line}\n".encode())
 
 
 def _times(workdir: pathlib.Path) -> dict[str, float]:
-    """Seconds that all attempts at a run took together; nothing if unknown. A line cut short by a crash is left out."""
+    """Seconds that all attempts at a run took together; nothing if unknown. Lines cut short by a crash are left out."""
     path = workdir / "attempts.jsonl"
     if not path.exists():
         return {}
     attempts = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            attempts.append(json.loads(line))
-    return {name: round(sum(attempt[name] for attempt in attempts), 2) for name in ("seconds", "cpu_seconds")}
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        try:
+            attempt = json.loads(line)
+            attempts.append((float(attempt["seconds"]), float(attempt["cpu_seconds"])))
+        except (ValueError, TypeError, KeyError):
+            print(f"warning: {path}:{number} is not the time of an attempt; it is left out.", file=sys.stderr)
+    return {"seconds": round(sum(a for a, _ in attempts), 2), "cpu_seconds": round(sum(b for _, b in attempts), 2)}

@@ -4,19 +4,17 @@
 import concurrent.futures
 import contextlib
 import itertools
-import json
 import logging
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
 import orbax.checkpoint as ocp
 
 import optax_alphadecay as oad
-from experiments.config import RunConfig, settings_of
 from experiments.parallel import distributed
 from experiments.training import checksums
 
@@ -29,10 +27,6 @@ class Batches(Protocol):
 
     def set_state(self, state: dict[str, Any], /) -> None:
         """Moves to where it was."""
-
-
-MAY_CHANGE = ("workdir", "wandb", "log_every", "norms_every", "eval_every", "checkpoint_every", "mesh")
-"""Settings that do not touch the weights, the mesh but for rounding: a run may be resumed with others."""
 
 
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
@@ -113,6 +107,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
         Returns:
             The step, the parameters and the optimizer state; None if there was no checkpoint.
+
+        Raises:
+            ValueError: If parameters, optimizer state or data iterator are of another kind.
         """
         if self._newest is None:
             return None
@@ -120,7 +117,13 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             restored = self._restore(self._newest, params, opt_state)
         except ValueError as error:
             restored = self._restore_earlier(self._newest, params, opt_state, error)
-        batches.set_state(restored["batches"])
+        try:
+            batches.set_state(restored["batches"])
+        except OSError:  # the data cannot be read
+            raise
+        except Exception as error:  # of any kind: each data iterator has its own
+            path = self.directory / str(self._newest) / "batches"
+            raise ValueError(f"{path} is not a state of this data iterator: {type(error).__name__} {error}.") from error
         return self._newest, restored["params"], oad.upgrade_state(restored["opt_state"])
 
     def _restore_earlier(self, step: int, params: Any, opt_state: Any, error: ValueError) -> Any:
@@ -231,62 +234,6 @@ def _set_aside(directory: pathlib.Path, newest: int | None, faults: dict[int, st
         path.rename(aside)
         previous = directory / str(newest) if newest is not None else "the start"
         print(f"warning: {path} is unusable, {fault}. It is now {aside}; using {previous}.", file=sys.stderr)
-
-
-def claim_workdir(config: RunConfig) -> None:
-    """Holds the settings against those of the run that `config.workdir` belongs to, then writes them there.
-
-    A run without a checkpoint has nothing to lose and is replaced.
-
-    Args:
-        config: The run about to start or to go on.
-
-    Raises:
-        ValueError: If the folder belongs to a run with other settings; names each of them.
-    """
-    if checksums.steps_in(config.workdir / "checkpoints"):
-        _refuse_differences(config, lambda name: name.partition(".")[0] not in MAY_CHANGE)
-    config.workdir.mkdir(parents=True, exist_ok=True)
-    partial = config.workdir / "config.partial"
-    partial.write_text(json.dumps(settings_of(config), indent=2) + "\n")
-    partial.replace(config.workdir / "config.json")
-
-
-def find_run(config: RunConfig) -> None:
-    """Checks that `config.workdir` holds a run of this model; all else may differ.
-
-    Args:
-        config: Names the folder and the model.
-
-    Raises:
-        FileNotFoundError: If there is no complete checkpoint.
-        ValueError: If its model is another one; names each setting that differs.
-    """
-    if not checksums.steps_in(config.workdir / "checkpoints"):
-        raise FileNotFoundError(f"There is no complete checkpoint in {config.workdir}: pass the --workdir of a run.")
-    _refuse_differences(config, lambda name: name.startswith("model."))
-
-
-def _refuse_differences(config: RunConfig, matters: Callable[[str], bool]) -> None:
-    """Raises a ValueError that lists the settings that matter and differ from those in `config.json`."""
-    saved = _flatten(json.loads((config.workdir / "config.json").read_text()))
-    now = _flatten(settings_of(config))
-    differences = [
-        f"  {name}: {saved.get(name)} there, {now.get(name)} now"
-        for name in sorted(saved.keys() | now.keys())
-        if matters(name) and saved.get(name) != now.get(name)
-    ]
-    if differences:
-        lines = [f"{config.workdir} holds a run with other settings:", *differences]
-        raise ValueError("\n".join([*lines, "Pass the same settings, or another --workdir."]))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one dictionary with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _abstract(tree: Any) -> Any:

@@ -36,6 +36,14 @@ def damage(step: pathlib.Path) -> str | None:
     Returns:
         The first fault found, naming the file; None if every file is as it was written.
     """
+    try:
+        return _damage(step)
+    except OSError as error:
+        return f"it cannot be read: {error}"
+
+
+def _damage(step: pathlib.Path) -> str | None:
+    """The first fault of a step whose files can be read."""
     if not (step / NAME).exists():
         return f"it has no {NAME}: its save was interrupted"
     try:
@@ -47,6 +55,8 @@ def damage(step: pathlib.Path) -> str | None:
     if not sizes:
         return f"its {NAME} is corrupt"
     for path, size in sizes.items():
+        if not path.resolve().is_relative_to(step.resolve()):
+            return f"its {NAME} names {path}, which is not in its folder"
         if not path.is_file():
             return f"{path.relative_to(step)} is missing"
         if path.stat().st_size != size:

@@ -13,7 +13,7 @@ from flax import nnx
 from experiments.data.images import check_fits, train_iterator, validation_batches
 from experiments.models.common import Network
 from experiments.models.vit import Vit, cross_entropy
-from experiments.parallel import sharding
+from experiments.parallel import distributed, sharding
 from experiments.training.task import Run, TrainBatches
 from experiments.vision_config import Batch, VisionConfig
 
@@ -47,7 +47,7 @@ class ImageClassification:
                 _sums(run.graphdef, run.state.params, *sharding.share_rows(batch, run.mesh))
                 for batch in run.preemption.watch(batches)
             ]
-        nats, correct, examples = np.array(jax.device_get(parts), np.float64).sum(axis=0).tolist()
+        nats, correct, examples = np.array(distributed.fetch(parts, "a validation"), np.float64).sum(axis=0).tolist()
         values = {"loss": nats / examples, "accuracy": correct / examples, "examples": int(examples)}
         return values, f"validation loss {values['loss']:.4f} | accuracy {values['accuracy']:.2%}"
 

@@ -16,7 +16,7 @@ from experiments.data.text import TrainIterator, token_counts, train_iterator, v
 from experiments.data.tokenizer import check_vocab_size, load_tokenizer
 from experiments.models.common import Network
 from experiments.models.llama import Llama, loss_sum_and_count
-from experiments.parallel import sharding
+from experiments.parallel import distributed, sharding
 from experiments.training import figures
 from experiments.training.task import Run
 
@@ -95,7 +95,7 @@ def evaluate(
     """
     with jax.set_mesh(mesh):
         parts = [_sum_and_count(graphdef, params, *sharding.share_rows(batch, mesh)) for batch in batches]
-    sums, counts = zip(*jax.device_get(parts), strict=True)
+    sums, counts = zip(*distributed.fetch(parts, "a validation"), strict=True)
     tokens = sum(int(count) for count in counts)
     return Validation(math.fsum(sums) / tokens, tokens)
 

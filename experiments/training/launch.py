@@ -13,6 +13,7 @@ from experiments.training.loop import resume, set_up
 from experiments.training.preemption import Preempted, Preemption
 from experiments.training.summary import finish
 from experiments.training.task import Diverged, Task
+from experiments.training.workdir import shared_settings
 
 
 def launch(config: RunConfig, task: Task) -> int:
@@ -38,8 +39,10 @@ def _train(config: RunConfig, asked: Preemption, console: rich.console.Console, 
     try:
         distributed.join_processes()
         console.quiet = jax.process_index() > 0
+        distributed.check_agreement(shared_settings(config, task.unit))
         run = set_up(config, asked, task)
     except (ValueError, FileNotFoundError) as error:
+        distributed.end_if_left_alone(error)
         print(f"error: {error}", file=sys.stderr)
         return 1
     with run.resources:
@@ -52,5 +55,15 @@ def _train(config: RunConfig, asked: Preemption, console: rich.console.Console, 
             saved = run.checkpoints.latest() or "the start, for nothing was saved yet"
             console.print(f"Preempted (SIGTERM). The same command goes on from {saved}.")
             return preemption.EXIT_CODE
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            distributed.end_if_left_alone(error)
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(
+                f"error: {str(error).splitlines()[0]} The run does not fit in memory: raise --accumulate or "
+                "--mesh.fsdp, or pass --model.remat.",
+                file=sys.stderr,
+            )
+            return 1
         finish(run, console)
     return 0

@@ -13,8 +13,7 @@ import rich.console
 from experiments.config import RunConfig, check
 from experiments.models.common import abstract_model
 from experiments.parallel import distributed, sharding
-from experiments.training.checkpoints import Checkpoints, claim_workdir
-from experiments.training.lock import owned
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import MetricsLog, lacks
 from experiments.training.norms import norm_logger
 from experiments.training.optimizers import make_optimizer, make_schedule, refreshes
@@ -23,6 +22,7 @@ from experiments.training.progress import Progress
 from experiments.training.step import TrainState, compile_train_step, first_state
 from experiments.training.summary import print_summary
 from experiments.training.task import Run, Task, check_finite, log_modules, save, validate
+from experiments.training.workdir import claim_workdir, owned
 
 
 def run_to_end(config: RunConfig, preemption: Preemption, console: rich.console.Console, task: Task) -> None:
@@ -123,7 +123,7 @@ def fit(run: Run, console: rich.console.Console) -> None:
     )
 
     def log_metrics(step: int, metrics: dict[str, jax.Array]) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = {name: float(value) for name, value in distributed.fetch(metrics, f"step {step}").items()}
         check_finite(step, values, run.checkpoints)
         progress.update(step, values["train/loss"])
         if step == 1 or step % config.log_every == 0:

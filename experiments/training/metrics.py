@@ -123,8 +123,11 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
 
     Returns:
         One dictionary a line, in the order written, each with its `step`.
+
+    Raises:
+        OSError: If another line is no such dictionary; names the file and the line.
     """
-    return [json.loads(line) for line in _whole_lines(path)]
+    return [_numbers(line, path, number) for number, line in enumerate(_whole_lines(path), start=1)]
 
 
 def lacks(path: pathlib.Path, step: int, name: str) -> bool:
@@ -148,14 +151,27 @@ def series(metrics: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.n
 
 def _whole_lines(path: pathlib.Path) -> list[str]:
     """The lines of a file that end in a newline."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line + "\n" for line in path.read_text(errors="replace").split("\n")[:-1]]
+
+
+def _numbers(line: str, path: pathlib.Path, number: int) -> dict[str, float]:
+    """Reads one line."""
+    try:
+        numbers = json.loads(line)
+        if isinstance(numbers, dict) and isinstance(numbers.get("step"), int):
+            return numbers
+        cause = "it has no step"
+    except ValueError as error:
+        cause = str(error)
+    raise OSError(f"{path}:{number} is not a line of metrics ({cause}): take the line out, or restore the file.")
 
 
 def _truncate(path: pathlib.Path, start: int) -> None:
     """Drops the lines of the steps after `start`, atomically."""
     if path.exists():
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= start))
+        kept = zip(_whole_lines(path), read_metrics(path), strict=True)
+        partial.write_text("".join(line for line, numbers in kept if numbers["step"] <= start))
         partial.replace(path)
 
 

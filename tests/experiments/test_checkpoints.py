@@ -16,7 +16,8 @@ import optax_alphadecay as oad
 from experiments.config import Config
 from experiments.methods import with_settings
 from experiments.presets import PRESETS
-from experiments.training.checkpoints import Checkpoints, claim_workdir, find_run, restore_params
+from experiments.training.checkpoints import Checkpoints, restore_params
+from experiments.training.workdir import claim_workdir, find_run
 from tests.experiments.runs import numbers, state_after
 
 

@@ -113,23 +113,27 @@ def test_nothing_starts_without_several_processes(environment: dict[str, str], m
 @pytest.mark.parametrize(
     ("environment", "arguments"),
     [
-        ({"SLURM_STEP_NUM_TASKS": "4"}, (None, None, None)),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, (None, None, None)),
-        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, (None, None, None)),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, ("a:1", 2, 0)),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, (None, None, None, None)),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, (None, None, None, None)),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, (None, None, None, None)),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, ("a:1", 2, 0, "a:1")),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_COORDINATOR_BIND_ADDRESS": "b:1"}, ("a:1", None, None, "b:1")),
     ],
 )
 def test_environment_says_where_the_others_are(
     environment: dict[str, str], arguments: tuple[str | int | None, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr("jax.distributed.initialize", lambda *given: calls.append(given))
+    monkeypatch.setattr(
+        "jax.distributed.initialize",
+        lambda *given, coordinator_bind_address: calls.append((*given, coordinator_bind_address)),
+    )
     distributed.join_processes(environment)
     assert calls == [arguments]
 
 
 def test_half_an_environment_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*given: str | int | None) -> None:
+    def refuse(*given: str | int | None, **named: str | None) -> None:
         raise ValueError("Number of processes must be defined.")
 
     monkeypatch.setattr("jax.distributed.initialize", refuse)

@@ -76,28 +76,64 @@ def test_preemption_loses_nothing(
 
 
 PREEMPTED_PROCESS = """
-import os, signal
+import os, signal, socket, threading, time
 import jax
 from experiments.parallel import distributed
 from experiments.training.preemption import Preemption
 
-with Preemption() as preemption:
-    distributed.join_processes()
-    if jax.process_index() == jax.process_count() - 1:
-        os.kill(os.getpid(), signal.SIGTERM)
-    for step in range(200, 210):
-        if preemption.at(step):
-            print("stopped at", step)
-            break
+distributed.SECONDS_TO_WAIT = 3
+
+def reach(host):
+    try:
+        socket.create_connection((host, int(os.environ["JAX_COORDINATOR_ADDRESS"].split(":")[1]))).close()
+        return True
+    except OSError:
+        return False
+
+@distributed.ends_together
+def main():
+    with Preemption() as preemption:
+        distributed.join_processes()
+        index, last = jax.process_index(), jax.process_count() - 1
+        print("coordinator at", [host for host in ("127.0.0.1", "127.0.0.2") if reach(host)])
+        try:
+            distributed.check_agreement({"seed": index, "steps": 5, "mesh": ["data"]})
+        except ValueError as error:
+            print(error)
+        if index == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        for step in range(200, 210):
+            if preemption.at(step):
+                print("stopped at", step, flush=True)
+                break
+        if index == last == 0:
+            # Waits as in a collective, where Python calls no handler, until a second signal comes.
+            threading.Thread(target=lambda: (time.sleep(1.5), os.kill(os.getpid(), signal.SIGTERM))).start()
+            jax.block_until_ready(jax.jit(lambda: jax.pure_callback(wait, jax.ShapeDtypeStruct((), "f4")))())
+        if index == 0:
+            time.sleep(6)  # hangs; the other process gives up and ends, and this one finds it gone
+        distributed.from_all_processes({})
+    return 0
+
+def wait():
+    time.sleep(60)
+
+main()
 """
 
 
-def test_all_processes_stop_at_the_same_step() -> None:
+def test_processes_stop_together_and_wait_for_each_other_in_bounds() -> None:
     # A run that goes on, told to stop before its first step; one process has a coordinator, too.
-    for number, step in ((1, 200), (2, 201)):
-        for process in run_processes(number, "-c", PREEMPTED_PROCESS):
-            assert process.returncode == 0, process.stderr
-            assert process.stdout.endswith(f"stopped at {step}\n")
+    [alone] = run_processes(1, "-c", PREEMPTED_PROCESS)
+    assert alone.stdout == "coordinator at ['127.0.0.1']\nstopped at 200\n", alone.stderr
+    assert (alone.returncode, alone.stderr) == (143, "Ended by a second SIGTERM. What was saved is intact.\n")
+    first, second = run_processes(2, "-c", PREEMPTED_PROCESS)
+    for process in (first, second):
+        assert "different settings:\n  seed: 0 in process 0, 1 in process 1\nStart all" in process.stdout
+        assert process.stdout.endswith("stopped at 201\n"), process.stderr
+        assert (process.returncode, len(process.stderr.splitlines())) == (1, 1), process.stderr
+    assert "error: process 1 has waited 3 seconds for the others (an agreement): one of them hangs" in second.stderr
+    assert "error: process 0 cannot go on: of its 2 processes, 1 ended or cannot be reached" in first.stderr
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The command of the suites, run for real at the tiny scale: every suite, failures, a stop, and going on."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -8,24 +9,26 @@ import os
 import pathlib
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from typing import Any
 
 import pytest
 
 from experiments import train, vision_config
 from experiments.presets import from_command_line
-from experiments.suites import runner, store
+from experiments.suites import runner, store, worker
 from experiments.suites.__main__ import command_of, main
 from experiments.suites.cost import Estimate, flops_of
 from experiments.suites.identity import name_of
 from experiments.suites.paper import SUITES, runs_of
 from experiments.suites.results import to_line
 from experiments.suites.scales import SCALES, base_config
-from experiments.training.lock import locked
+from experiments.training.workdir import locked
 from tests.experiments.invented_results import invent, outcome
 
 
@@ -122,7 +125,7 @@ def test_a_process_that_dies_is_recorded(alone: Tiny) -> None:
             process.kill()
             killed.append(process)
 
-    threading.Thread(target=kill).start()
+    threading.Thread(target=kill, daemon=True).start()
     ended: list[Any] = []
     assert runner.make_runs([config], alone.paths, jobs=1, report=lambda config, result: ended.append(result))
     assert killed
@@ -225,15 +228,72 @@ def test_damaged_results_are_told_and_the_rest_is_used(alone: Tiny, capsys: pyte
     assert "5 runs, 4 left" in captured.out
 
 
-def test_a_run_that_another_process_makes_is_neither_made_nor_failed(
+def test_runs_that_another_process_makes_are_neither_made_nor_failed(
     alone: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = base_config(SCALES["tiny"], alone.data)
+    configs = [run.config for run in runs_of("figure-5", SCALES["tiny"], {}, alone.data)][:2]
+    store.add(invent(configs[0]), alone.paths.results)
+    with contextlib.ExitStack() as others:
+        for config in configs:
+            workdir = alone.paths.workdir(config)
+            workdir.mkdir(parents=True)
+            others.enter_context(locked(workdir / "lock"))
+        ended: list[Any] = []
+        assert runner.make_runs(configs, alone.paths, jobs=1, report=lambda config, result: ended.append(result))
+        assert ended == [invent(configs[0]), None], "one was made after this plan, one is being made"
+        assert main(alone.command("figure-5", "--seeds", "1", "--limit", "1")) == 0
+    assert "1 runs are being made by other processes" in capsys.readouterr().out
+    assert len(store.read(alone.paths.results).results) == 1
+    assert (
+        f"{workdir} is in use by process {os.getpid()} on {socket.gethostname()}: " in (workdir / "log.txt").read_text()
+    )
+    assert not (workdir / "attempts.jsonl").exists()
+    assert not list(workdir.glob("result*"))
+
+
+def test_runs_end_with_the_server_that_they_are_forked_from_and_are_made_again(alone: Tiny) -> None:
+    options = ("--steps", "400", "--checkpoint-every", "400", "--eval-every", "400")
+    config = base_config(SCALES["tiny"], [*alone.data, *options])
     workdir = alone.paths.workdir(config)
-    workdir.mkdir(parents=True)
+
+    def kill() -> None:
+        while not (workdir / "metrics.jsonl").exists() or len((workdir / "metrics.jsonl").read_text().splitlines()) < 5:
+            time.sleep(0.01)
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
     ended: list[Any] = []
-    with locked(workdir / "lock"):
-        assert runner.make_runs([config], alone.paths, jobs=1, report=lambda config, result: ended.append(result))
-    assert ended == [None]
-    assert store.read(alone.paths.results).results == {}
-    assert f"{workdir} is in use by process {os.getpid()} on " in (workdir / "log.txt").read_text()
+    assert runner.make_runs([config], alone.paths, jobs=1, report=lambda config, result: ended.append(result))
+    killer.join()
+    assert [result.error for result in ended] == [""]
+    assert ended[0].curve["train/loss"].steps == list(range(1, 401))
+    assert "Going on from step" in (workdir / "log.txt").read_text()
+
+
+def test_a_torn_line_of_times_is_left_out_and_told(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "attempts.jsonl"
+    path.write_text('{"seconds": 1.5, "cpu_seconds": 2}\n[]\n7\n{"seconds": 3, "cpu_se')
+    with worker._timed(tmp_path):
+        pass
+    assert path.read_text().splitlines()[3] == '{"seconds": 3, "cpu_se'
+    assert worker._times(tmp_path) == {"seconds": pytest.approx(1.5, abs=0.1), "cpu_seconds": pytest.approx(2, abs=0.1)}
+    told = capsys.readouterr().err
+    assert [f"{path}:{number} is not the time" in told for number in (1, 2, 3, 4, 5)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_bytes_that_are_no_text_stay_in_the_results(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "tiny.jsonl"
+    path.write_bytes(b"\xff\0\n")
+    result = invent(base_config(SCALES["tiny"]))
+    store.add(result, path)
+    contents = store.read(path)
+    assert contents.results == {result.name: result}
+    assert contents.faults[0].startswith(f"{path}:2 is not a result (")
+    assert path.read_bytes().endswith(b"\n\xff\0\n")

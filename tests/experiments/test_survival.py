@@ -1,6 +1,9 @@
 """Kills and damaged files, each injected: nothing saved is lost, and the run ends as if unbroken."""
 # SPDX-License-Identifier: Apache-2.0
 
+import errno
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -99,6 +102,18 @@ def empty(step: pathlib.Path) -> None:
     step.mkdir()
 
 
+def name_outside(step: pathlib.Path) -> None:
+    manifest = step / "manifest.json"
+    (step.parent / "outside").write_text("1")
+    entry = {"bytes": 1, "sha256": hashlib.sha256(b"1").hexdigest()}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "../outside": entry}))
+
+
+def make_unreadable(step: pathlib.Path) -> None:
+    (step / "manifest.json").unlink()
+    (step / "manifest.json").mkdir()
+
+
 DAMAGES: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
     "truncated array": (truncate, r"params/(\S+/)?d/\w+ has \d+ bytes instead of \d+"),
     "flipped bit": (flip, r"params/(\S+/)?d/\w+ does not hold the bytes that were written"),
@@ -107,6 +122,8 @@ DAMAGES: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
     "empty folder": (empty, r"it has no manifest.json: its save was interrupted"),
     "corrupt manifest": (lambda step: (step / "manifest.json").write_text('{"pa'), "its manifest.json is corrupt"),
     "empty manifest": (lambda step: (step / "manifest.json").write_text("{}"), "its manifest.json is corrupt"),
+    "foreign manifest": (name_outside, r"its manifest.json names \S+/3/\.\./outside, which is not in its folder"),
+    "unreadable manifest": (make_unreadable, r"it cannot be read: \[Errno 21\] Is a directory: \S+"),
 }
 
 
@@ -140,6 +157,23 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_used(
         assert (tmp_path / aside).is_dir()
         assert checksums.newest_intact(tmp_path) == (3, {})
         damage(tmp_path / "3")
+
+
+def test_a_read_error_is_damage(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in ("1", "2"):
+        (tmp_path / step).mkdir()
+        (tmp_path / step / "array").write_text(step)
+        checksums.seal(tmp_path / step)
+    digest = checksums._sha256
+
+    def broken_disk(path: pathlib.Path) -> str:
+        if path.parent.name == "2":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return digest(path)
+
+    monkeypatch.setattr(checksums, "_sha256", broken_disk)
+    fault = f"it cannot be read: [Errno 5] Input/output error: '{tmp_path}/2/array'"
+    assert checksums.newest_intact(tmp_path) == (1, {2: fault})
 
 
 def leaves_after(step: int) -> list[jax.Array]:

@@ -23,7 +23,7 @@ SCORES = np.array([2.0, 5.0, 3.5, 2.5])
         (oad.linear(0.5, 4.0), (SCORES - 2) / 3 * 3.5 + 0.5),
         (oad.sqrt(), np.sqrt(SCORES) / np.sqrt(SCORES).mean()),
         (oad.log2(), np.log2(SCORES) / np.log2(SCORES).mean()),
-        (oad.sigmoid(2.0), 2 / (1 + np.exp(-2.0 * (SCORES - SCORES.mean()) / SCORES.std()))),
+        (oad.sigmoid(0.5), 2 / (1 + np.exp(-0.5 * (SCORES - SCORES.mean()) / SCORES.std()))),
     ],
     ids=["linear", "sqrt", "log2", "sigmoid"],
 )

@@ -70,8 +70,10 @@ def test_schedule_moves_between_refreshes() -> None:
         np.testing.assert_allclose(updates["a"], 0.1 * (step + 1) * state.ratios[0] * params["a"], rtol=1e-6)
 
 
-def test_broken_module_keeps_its_last_good_ratio_and_score() -> None:
+@pytest.mark.parametrize("size", [0.1, 1.0, 10.0], ids=["lowest", "between", "highest"])
+def test_broken_module_keeps_its_last_good_ratio_and_score(size: float) -> None:
     params = random_tree(0)
+    params["a"] = size * params["a"]  # at an end, its last good score is what the others are scaled by
     optimizer = transform(refresh_every=1)
     _, good = optimizer.update(params, optimizer.init(params), params)
     broken = params | {"a": params["a"].at[0, 0].set(jnp.nan)}
@@ -84,6 +86,17 @@ def test_broken_module_keeps_its_last_good_ratio_and_score() -> None:
     _, healed = optimizer.update(params, state, params)
     np.testing.assert_array_equal(healed.ratios, good.ratios)
     np.testing.assert_array_equal(healed.age, 0)
+
+
+def test_refused_modules_are_counted_at_refreshes_only() -> None:
+    params = random_tree(0) | {"a": jnp.full(SHAPES["a"], jnp.nan)}
+    optimizer, rejected = transform(), []
+    state = optimizer.init(params)
+    for _ in range(8):
+        _, state = optimizer.update(params, state, params)
+        rejected.append(int(state.rejected))
+    assert rejected == [1, 1, 1, 2, 2, 2, 2, 3]
+    np.testing.assert_array_equal(state.age, [3, 0, 0, 0])
 
 
 def test_module_that_never_was_good_is_left_out() -> None:
