@@ -80,5 +80,5 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.txt
 # Tunix and Levanter ask for versions that constraints.txt does not pin.
 $(CLIENTS)/.installed: setup.cfg
 	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,clients]'
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
 	@touch $@
