@@ -196,18 +196,19 @@ class SpectralMetric:
         upper_half = isinstance(self.score, powerlaw.UpperHalf)
         score = self.score.of_upper_half if isinstance(self.score, powerlaw.UpperHalf) else self.score
 
-        def score_group(spectra: list[jax.Array]) -> list[jax.Array]:
+        def score_group(group: list[tuple[jax.Array, jnp.dtype]]) -> list[jax.Array]:
+            spectra = [spectrum for spectrum, _ in group]
             values = jnp.concatenate(spectra)
             scores = one_score_a_module(score, score(values), values.shape)
+            if self.needs_tail:
+                scores = jnp.where(powerlaw.has_no_tail(values, group[0][1]), jnp.nan, scores)
             return split(scores, [len(spectrum) for spectrum in spectra])
 
         spectra = eigenvalues_of_stacks(stacks, self.solver, upper_half=upper_half)
-        scores = map_groups(lambda groups: map(score_group, groups), spectra, key=lambda spectrum: spectrum.shape[-1])
-        if self.needs_tail:
-            scores = [
-                jnp.where(powerlaw.has_no_tail(spectrum, stack.dtype), jnp.nan, score)
-                for score, spectrum, stack in zip(scores, spectra, stacks, strict=True)
-            ]
+        items = list(zip(spectra, (stack.dtype for stack in stacks), strict=True))
+        scores = map_groups(
+            lambda groups: map(score_group, groups), items, key=lambda item: (item[0].shape[-1], item[1])
+        )
         return jnp.concatenate(scores)
 
 

@@ -23,6 +23,7 @@ from optax_alphadecay.decay import (
     current_rate,
     flatten_like_params,
 )
+from optax_alphadecay.grouping import in_rows, part_of
 from optax_alphadecay.measurement import measure
 from optax_alphadecay.metrics import Metric, pl_alpha_hill
 from optax_alphadecay.modules import ModuleRule, ModuleStack
@@ -126,10 +127,11 @@ def alphadecay(
         due = (state.count == 0) | ((state.count + 1) % refresh_every == 0) | (state.fingerprint != own)
         weights, gradients = _leaves_of(stacks, leaves.params), _leaves_of(stacks, leaves.gradients)
         devices = distribution.mesh_of(mesh, [*weights, *gradients])
-        vectors = refresh(due, stacks, devices, weights, gradients, state, expire_after)
+        vectors, rows = refresh(due, stacks, devices, weights, gradients, state, expire_after)
         new_state = vectors._replace(count=optax.safe_increment(state.count), fingerprint=jnp.asarray(own))
 
-        ratio_of_leaf = modules_lib.broadcast_to_leaves(stacks, new_state.ratios)
+        take = functools.partial(part_of, new_state.ratios, rows)
+        ratio_of_leaf = modules_lib.broadcast_to_leaves(stacks, take)
         is_decayed = modules_lib.leaf_mask(params, mask)
         rate = current_rate(weight_decay, state.count)
         decayed = [
@@ -141,8 +143,11 @@ def alphadecay(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _refresh_with(metric: Metric, assign: Assignment) -> Callable[..., AlphaDecayState]:
-    """Make the function that measures the modules where a refresh is due, and keeps the state elsewhere."""
+def _refresh_with(metric: Metric, assign: Assignment) -> Callable[..., tuple[AlphaDecayState, list[jax.Array]]]:
+    """Make the function that measures the modules where a refresh is due, and keeps the state elsewhere.
+
+    Beside the state it gives the rows of its ratios, see :func:`in_rows`. Scores are constants to differentiation.
+    """
 
     # Jitted apart from the update, so that an update outside of jit does not compile it anew.
     @functools.partial(jax.jit, static_argnames=("stacks", "mesh"))
@@ -154,14 +159,16 @@ def _refresh_with(metric: Metric, assign: Assignment) -> Callable[..., AlphaDeca
         gradients: list[jax.Array],
         state: AlphaDecayState,
         expire_after: jax.Array | None,
-    ) -> AlphaDecayState:
+    ) -> tuple[AlphaDecayState, list[jax.Array]]:
         def measure_all(
             weights: list[jax.Array], gradients: list[jax.Array], state: AlphaDecayState, expire_after: jax.Array | None
-        ) -> AlphaDecayState:
+        ) -> tuple[AlphaDecayState, list[jax.Array]]:
             measured = measure(metric, _as_matrices(stacks, weights), _as_matrices(stacks, gradients), mesh)
-            return next_vectors(state, stacks, measured, assign, expire_after)
+            new_state = next_vectors(state, stacks, measured, assign, expire_after)
+            return new_state, in_rows(new_state.ratios)
 
-        return distribution.cond(due, measure_all, (weights, gradients, state, expire_after), state, mesh)
+        arguments = jax.lax.stop_gradient((weights, gradients, state, expire_after))
+        return distribution.cond(due, measure_all, arguments, (arguments[2], in_rows(arguments[2].ratios)), mesh)
 
     return refresh
 

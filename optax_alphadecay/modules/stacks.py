@@ -4,7 +4,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -72,18 +72,18 @@ def slices(stacks: tuple[ModuleStack, ...]) -> Iterator[tuple[ModuleStack, slice
         start += stack.shape[0]
 
 
-def broadcast_to_leaves(stacks: tuple[ModuleStack, ...], values: jax.Array) -> dict[int, jax.Array]:
-    """One value a module, ``[n_modules]``, by leaf, each in a shape that broadcasts against the leaf.
+def broadcast_to_leaves(stacks: tuple[ModuleStack, ...], take: Callable[[slice], jax.Array]) -> dict[int, jax.Array]:
+    """One value a module, by leaf, each in a shape that broadcasts against the leaf.
 
     Args:
       stacks: all modules.
-      values: in the order of the state's vectors.
+      take: gives a part of the values, ``[n_modules]`` in the order of the state's vectors.
 
     Returns:
       For the position of every leaf that holds modules, their values. They are 1 in parts that are no modules.
     """
     of_leaf: dict[int, jax.Array] = {}
     for stack, members in slices(stacks):
-        own = stack.broadcast(values[members])
+        own = stack.broadcast(take(members))
         of_leaf[stack.leaf] = of_leaf[stack.leaf] * own if stack.leaf in of_leaf else own
     return of_leaf

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optax_alphadecay.grouping import map_groups, split
+from optax_alphadecay.grouping import in_rows, map_groups, part_of, split
 
 
 @given(st.lists(st.integers(-9, 9)))
@@ -32,3 +32,17 @@ def test_split_is_the_inverse_of_concatenation() -> None:
     parts = [np.arange(6).reshape(3, 2), np.zeros((0, 2), int), np.ones((1, 2), int)]
     for found, part in zip(split(jnp.concatenate(parts), [3, 0, 1]), parts, strict=True):
         np.testing.assert_array_equal(found, part)
+
+
+@pytest.mark.parametrize("length", [0, 1, 64, 65, 300])
+def test_parts_of_rows_are_parts_of_the_vector(length: int) -> None:
+    vector = jnp.arange(length)
+    rows = in_rows(vector)
+    np.testing.assert_array_equal(jnp.concatenate([jnp.zeros(0, int), *rows]), vector)
+    for start, stop in [(position, position + 1) for position in range(length)] + [(0, length)]:
+        np.testing.assert_array_equal(part_of(vector, rows, slice(start, stop)), vector[start:stop])
+
+
+def test_long_vectors_are_taken_apart_by_few_kinds_of_slices() -> None:
+    rows = in_rows(jnp.arange(1000))
+    assert len(rows) + len(rows[0]) < 70
