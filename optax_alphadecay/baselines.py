@@ -16,6 +16,7 @@ from optax_alphadecay.decay import (
     check_positive,
     current_rate,
     flatten_like_params,
+    wide_dtype,
 )
 from optax_alphadecay.metrics import grad_norm
 from optax_alphadecay.modules import ModuleRule, leaf_mask
@@ -126,7 +127,7 @@ def adadecay(
         rate = current_rate(weight_decay, state.count)
 
         def ratio(gradient: jax.Array) -> jax.Array:
-            magnitude = jnp.abs(gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32)))
+            magnitude = jnp.abs(gradient.astype(wide_dtype(gradient)))
             z = (magnitude - magnitude.mean()) / jnp.maximum(magnitude.std(), 1e-8)
             return 2 * jax.nn.sigmoid(a * z)
 

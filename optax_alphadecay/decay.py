@@ -48,13 +48,21 @@ def add_decay(
     if update is None:
         return None
     # In bfloat16, the product of rate and ratio would lose most of the difference between modules.
-    dtype = jnp.promote_types(jnp.result_type(param), jnp.float32)
+    dtype = wide_dtype(param)
     decay = jnp.asarray(rate, dtype) * jnp.asarray(ratio, dtype)
     if cautious:
         # Not by the sign of the product, which underflows.
         opposite = ((update > 0) & (param < 0)) | ((update < 0) & (param > 0))
         decay = jnp.where(opposite, jnp.zeros((), dtype), decay)
-    return (update + decay * jnp.asarray(param, dtype)).astype(jnp.result_type(update))
+    decayed = decay * jnp.asarray(param, dtype)
+    widest = wide_dtype(update, decayed)
+    return (jnp.asarray(update, widest) + decayed.astype(widest)).astype(jnp.result_type(update))
+
+
+def wide_dtype(*arrays: jax.typing.ArrayLike) -> jnp.dtype:
+    """Find the widest dtype of floating arrays, at least float32, by no rules of promotion: they may be strict."""
+    widest = max((jnp.result_type(array) for array in arrays), key=lambda dtype: dtype.itemsize)
+    return widest if widest.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 def flatten_like_params(
@@ -128,9 +136,9 @@ def check_positive(name: str, argument: str, value: Any) -> None:
 
 
 def check_count(name: str, argument: str, value: Any) -> None:
-    """Raise a ValueError if ``value`` is not an integer of at least 1."""
+    """Raise a ValueError if ``value`` is not an integer of at least 1 that fits in int32, as a count does."""
     # inject_hyperparams passes an array, whose value is not known here.
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer):
         return
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name}: {argument} must be an integer of at least 1, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value < 2**31:
+        raise ValueError(f"{name}: {argument} must be an integer of at least 1 and below 2**31, got {value!r}.")

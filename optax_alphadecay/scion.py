@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from optax_alphadecay.aliases import with_gradients
 from optax_alphadecay.correction.corrected import DecayFactory, corrected, partly_corrected
-from optax_alphadecay.decay import Mask, ScalarOrSchedule, check_nonnegative, check_positive
+from optax_alphadecay.decay import Mask, ScalarOrSchedule, check_nonnegative, check_positive, wide_dtype
 from optax_alphadecay.distribution import check_mesh
 from optax_alphadecay.modules import PyTree
 from optax_alphadecay.norms.constructors import NormRule, balls_of
@@ -261,7 +261,7 @@ def project_onto_ball(params: PyTree, norms: NormRule = None, scale: float = 1.0
 
 def _mean(momentum: jax.typing.ArrayLike, gradient: jax.Array, mean: jax.Array) -> jax.Array:
     """``(1 - a) m + a g``, in at least float32, kept in the dtype of ``m``."""
-    dtype = jnp.promote_types(mean.dtype, jnp.float32)
+    dtype = wide_dtype(mean)
     share = jnp.asarray(momentum, dtype)
     return ((1 - share) * mean.astype(dtype) + share * gradient.astype(dtype)).astype(mean.dtype)
 

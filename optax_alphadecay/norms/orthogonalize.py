@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from optax_alphadecay.decay import wide_dtype
+
 Orthogonalizer = Callable[[jax.Array], jax.Array]
 """From matrices ``[k, m, n]`` to matrices of the same shape with the same singular vectors and values near 1."""
 
@@ -65,7 +67,7 @@ def polar_express(matrices: jax.Array) -> jax.Array:
 
 def polar_factor(matrices: jax.Array) -> jax.Array:
     """Orthogonalises exactly, by a singular value decomposition in at least float32. A matrix of zeros stays one."""
-    wide = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+    wide = matrices.astype(wide_dtype(matrices))
     u, values, vt = jnp.linalg.svd(wide, full_matrices=False)
     return jnp.where(values.max(axis=-1)[:, None, None] > 0, u @ vt, 0).astype(matrices.dtype)
 
@@ -115,7 +117,7 @@ def _iterate(
     Products of matrices are rounded to their dtype, sums and scalings are not before they are stored.
     """
     dtype, is_tall = matrices.dtype, matrices.shape[1] > matrices.shape[2]
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = wide_dtype(matrices)
     x = (matrices.swapaxes(1, 2) if is_tall else matrices).astype(wide)
     norms = jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True))
     x = (x / (slack * norms + eps)).astype(dtype)

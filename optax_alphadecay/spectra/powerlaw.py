@@ -135,7 +135,9 @@ def _hill(log_spectrum: jax.Array) -> jax.Array:
     n = log_spectrum.shape[-1]
     in_tail = jnp.arange(n, 0, -1, dtype=jnp.float32).reshape((1,) * (log_spectrum.ndim - 1) + (n,))
     tail_sum = jax.lax.cumsum(log_spectrum, axis=log_spectrum.ndim - 1, reverse=True)
-    return 1 + in_tail / (tail_sum - in_tail * log_spectrum)
+    above_cutoff = tail_sum - in_tail * log_spectrum
+    # Nothing is above the last cutoff; jax.experimental.checkify would report a division by it.
+    return jnp.where(above_cutoff == 0, jnp.inf, 1 + in_tail / jnp.where(above_cutoff == 0, 1.0, above_cutoff))
 
 
 def _may_begin_tail(eigenvalues: jax.Array) -> jax.Array:

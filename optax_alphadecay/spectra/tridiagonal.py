@@ -74,7 +74,7 @@ def _eigenvalues_below(diagonals: jax.Array, squares: jax.Array, points: jax.Arr
         diagonal, square = row
         # By IEEE arithmetic, a pivot of zero makes the next one infinite and the one after it finite again.
         pivot = diagonal[:, None] - points - square[:, None] / pivot
-        return (pivot, count + (pivot < 0)), None
+        return (pivot, count + (pivot < 0).astype(jnp.int32)), None
 
     start = jnp.full_like(points, jnp.inf), jnp.zeros_like(points, jnp.int32)
     (_, count), _ = jax.lax.scan(eliminate, start, (diagonals.T, squares.T), unroll=_UNROLL)
