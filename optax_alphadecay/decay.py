@@ -140,5 +140,5 @@ def check_count(name: str, argument: str, value: Any) -> None:
     # inject_hyperparams passes an array, whose value is not known here.
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer):
         return
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) < 2**31:
         raise ValueError(f"{name}: {argument} must be an integer of at least 1 and below 2**31, got {value!r}.")

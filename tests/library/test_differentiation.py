@@ -17,7 +17,7 @@ GRADIENTS = {name: jax.random.normal(key, shape) for key, (name, shape) in zip(_
 RATE = 0.3
 
 
-def loss(rate: Any, params: Any, state: oad.AlphaDecayState) -> tuple[jax.Array, oad.AlphaDecayState]:
+def loss(rate: Any, params: Any, state: oad.AlphaDecayState) -> tuple[Any, oad.AlphaDecayState]:
     """A sum over squared updates, and the state after the update."""
     updates, state = oad.alphadecay(rate, refresh_every=3).update(GRADIENTS, state, params)
     return sum(jnp.sum(update**2) for update in jax.tree.leaves(updates)) / 2, state
@@ -34,7 +34,7 @@ def states() -> dict[str, oad.AlphaDecayState]:
 def test_gradients_take_the_ratios_for_constants(name: str) -> None:
     by_rate, by_params = jax.grad(loss, argnums=(0, 1), has_aux=True)(RATE, PARAMS, states()[name])[0]
     _, state = loss(RATE, PARAMS, states()[name])
-    ratio_of = {"query": state.ratios[0], "up": state.ratios[1], "scale": 1.0}
+    ratio_of: dict[str, Any] = {"query": state.ratios[0], "up": state.ratios[1], "scale": 1.0}
     assert len({float(ratio) for ratio in ratio_of.values()}) == 3
 
     expected_by_rate = 0.0
@@ -63,7 +63,7 @@ def test_gradients_of_an_idle_step_are_finite_differences() -> None:
 def test_hypergradients_go_through_training_steps() -> None:
     """The loss after two steps, one of them a refresh, by the weight decay of both."""
 
-    def after_training(rate: Any) -> jax.Array:
+    def after_training(rate: Any) -> Any:
         decay = oad.alphadecay(rate, refresh_every=3)
         params, state = PARAMS, decay.init(PARAMS)
         for _ in range(2):

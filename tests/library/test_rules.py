@@ -90,7 +90,7 @@ def test_parts_of_a_fused_kernel_are_modules() -> None:
         "layers/up_gate[96:176]/1",
     )
     np.testing.assert_array_equal(stacks[1].as_matrices(leaf), leaf[:, :, 96:])
-    [ratio] = modules.broadcast_to_leaves(stacks, jnp.array([1.0, 2.0, 3.0, 4.0])).values()
+    [ratio] = modules.broadcast_to_leaves(stacks, jnp.array([1.0, 2.0, 3.0, 4.0]).__getitem__).values()
     assert ratio.shape == (2, 1, 176)
     np.testing.assert_array_equal(ratio[1, 0], [2.0] * 96 + [4.0] * 80)
 
@@ -111,7 +111,7 @@ def test_a_part_too_small_keeps_the_base_decay() -> None:
     rule = oad.block_matrices(split={"kernel$": (64, 64, 8)})
     stacks = modules.resolve({"kernel": jnp.ones((64, 136)), "bias": jnp.ones(136)}, rule)
     assert modules.names(stacks) == ("kernel[0:64]", "kernel[64:128]")
-    [ratio] = modules.broadcast_to_leaves(stacks, jnp.array([2.0, 3.0])).values()
+    [ratio] = modules.broadcast_to_leaves(stacks, jnp.array([2.0, 3.0]).__getitem__).values()
     np.testing.assert_array_equal(ratio[0, 128:], 1.0)
     assert selected({"kernel": jnp.ones((64, 136))}, oad.block_matrices(split={"kernel$": 17})) == []
 

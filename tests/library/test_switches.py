@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import checkify
 
 import optax_alphadecay as oad
-from tests.library.test_optax_contract import GRADIENTS, PARAMS, REGISTRY
+from tests.library.registry import GRADIENTS, PARAMS, REGISTRY
 
 # optax 0.2.8's own Adam subtracts an integer power from a float.
 OF_OPTAX_ADAM = {"adam", "adamw", "adamw, gradients", "scheduled", "adamc", "adamc, ratios"}
@@ -52,10 +52,11 @@ def test_debug_nans_passes_on_healthy_params(jit: bool) -> None:
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
 def test_eight_bit_params_decay(dtype: Any) -> None:
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), MATRICES)
-    optimizer = oad.alphadecay(0.5)
+    decay = oad.alphadecay(0.5)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, state = optimizer.update(zeros, optimizer.init(params), params)
-    alphas = oad.pl_alpha_hill()(jnp.float32(params["up"])[None])
+    updates, state = decay.update(zeros, decay.init(params), params)
+    wide = jnp.float32(params["up"])[None]
+    alphas = oad.pl_alpha_hill()(wide, wide)
     assert state.scores[1] == alphas[0]
     for ratio, name in zip(state.ratios, sorted(params), strict=True):
         assert updates[name].dtype == dtype
