@@ -5,6 +5,7 @@ import dataclasses
 import math
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.context
 import os
 import pathlib
 import signal
@@ -62,9 +63,7 @@ def make_runs(
     Returns:
         Whether all have ended; otherwise it was asked to stop.
     """
-    context = multiprocessing.get_context("forkserver")
-    # Imports take seconds: the server has them, and every run is forked from it.
-    context.set_forkserver_preload(["experiments.suites.worker", "experiments.suites.fork_server"])
+    context = fork_context()
     commit = provenance.commit()  # of the code that the server has loaded, whatever is committed meanwhile
     free, waiting, running = list(range(jobs)), list(configs), dict[ForkServerProcess, tuple[int, RunConfig]]()
     orphaned: list[RunConfig] = []
@@ -93,6 +92,13 @@ def make_runs(
                     continue
                 _gather(config, paths, commit, None if stop else process.exitcode, report)
     return not stop
+
+
+def fork_context() -> multiprocessing.context.ForkServerContext:
+    """Forks from a server that has the imports, which take seconds. The first process of all starts the server."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.suites.worker", "experiments.suites.fork_server"])
+    return context
 
 
 def _arguments(

@@ -4,7 +4,6 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import pathlib
 import re
 import subprocess
@@ -13,7 +12,7 @@ import jax
 import pytest
 
 from experiments.presets import PRESETS
-from experiments.suites import provenance, store
+from experiments.suites import provenance, runner, store
 from experiments.suites.results import MOST_REFRESHES, from_line, measured, to_line
 from experiments.training.metrics import read_metrics
 from tests.experiments.experiment_fixtures import FinishedRun
@@ -106,7 +105,7 @@ def add_many(path: pathlib.Path, word: str) -> None:
 
 
 def test_processes_may_add_to_one_file(tmp_path: pathlib.Path) -> None:
-    path, context = tmp_path / "nano.jsonl", multiprocessing.get_context("forkserver")
+    path, context = tmp_path / "nano.jsonl", runner.fork_context()
     processes = [context.Process(target=add_many, args=(path, word)) for word in "xy"]
     for process in processes:
         process.start()
