@@ -80,7 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         help="axes of tensors with more than two, as 'conv.*=1:0' or 'query/kernel$=0:1,2'; the others are stacked",
     )
     choose.add_argument(
-        "--stacked", action="append", default=[], metavar="NAME", help="part whose first axis is layers"
+        "--stacked",
+        action="append",
+        default=[],
+        type=_stacked,
+        metavar="NAME[=AXIS]",
+        help="part of the model whose tensors hold all layers, along their first axis or this one",
     )
     choose.add_argument("--min-eigenvalues", type=int, default=50, metavar="N", help="leave out smaller ones (50)")
     measure = parser.add_argument_group("what is measured")

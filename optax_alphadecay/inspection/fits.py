@@ -52,7 +52,7 @@ def fit_all(eigenvalues: np.ndarray, dtype: str = "float32") -> Fits:
     """
     if len(eigenvalues) < 2 or not np.isfinite(eigenvalues).all() or eigenvalues[-1] <= 0:
         return Fits(_NONE, _NONE, _NONE)
-    if has_no_tail(eigenvalues[len(eigenvalues) // 2 :], dtype):  # type: ignore[arg-type]
+    if has_no_tail(eigenvalues, dtype):  # type: ignore[arg-type]
         return Fits(_NONE, _NONE, _NONE)
     may_begin = _may_begin_tail(eigenvalues)
     may_begin[-1] = False
@@ -69,7 +69,9 @@ def fit_all(eigenvalues: np.ndarray, dtype: str = "float32") -> Fits:
         return Fit(float(alphas[at]), float(tail[at]), float(distances[at]))
 
     at = np.arange(first, len(eigenvalues))
-    is_median = (at == len(eigenvalues) // 2) & may_begin[first:]
+    half = len(eigenvalues) // 2
+    is_flat = bool(has_no_tail(eigenvalues[half:], dtype))  # type: ignore[arg-type]
+    is_median = (at == half) & may_begin[first:] & (not is_flat)
     peak = _density_peak(eigenvalues)
     near_peak = (tail >= 0.95 * peak) & (tail <= 1.5 * peak)
     usable = np.isfinite(distances)

@@ -83,11 +83,14 @@ def inspect(
     elif not isinstance(params_or_path, Checkpoint):
         params, checkpoint = params_or_path, _checkpoint_of(params_or_path)
     adapters: list[Adapter] = []
-    tensors, unpaired = list(checkpoint.tensors), list(checkpoint.left_out)
+    unpaired, tensors = list(checkpoint.left_out), list(checkpoint.tensors)
     if modules is None or isinstance(modules, BlockMatrices):
         adapters, tensors, alone = find_adapters(tensors)
         unpaired += alone
-    chosen, left_out = select(tensors, params=params, modules=modules, exclude=exclude)
+    chosen, left_out = select(checkpoint.tensors, params=params, modules=modules, exclude=exclude)
+    rest = {tensor.name for tensor in tensors}
+    chosen = [(tensor, stacks) for tensor, stacks in chosen if tensor.name in rest]
+    left_out = [tensor for tensor in left_out if tensor.name in rest]
     work = _Work(checkpoint, shuffle, seed, Resume(pathlib.Path(resume) if resume is not None else None))
     costs = [_cost(tensor.shape) for tensor, _ in chosen] + [_cost((*adapter.shape, 0)) for adapter in adapters]
     parts = itertools.chain(map(work.records_of, chosen), map(work.record_of_adapter, adapters))

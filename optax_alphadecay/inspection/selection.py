@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from optax_alphadecay.inspection.tensors import LeftOut, Tensor
@@ -52,6 +53,8 @@ def select(
             raise ValueError(record.error)
         if pattern := next((pattern for pattern in exclude if re.search(pattern, tensor.name)), None):
             left_out.append(_left_out(tensor, f"excluded by {pattern!r}"))
+        elif not jnp.issubdtype(tensor.dtype, jnp.floating):
+            left_out.append(_left_out(tensor, f"{tensor.dtype} is no floating dtype"))
         elif record.stacks:
             chosen.append((tensor, record.stacks))
         else:

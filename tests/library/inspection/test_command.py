@@ -170,7 +170,7 @@ def test_options_reach_the_measuring(path: pathlib.Path, monkeypatch: pytest.Mon
         "--axes",
         "query/kernel$=0:1,2",
         "--stacked",
-        "layers",
+        "layers=1",
         "--exclude",
         "a",
         "--weight-decay",
