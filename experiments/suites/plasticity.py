@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from experiments.config import Config
+from experiments.config import Config, ModelConfig
 from experiments.finetune_config import (
     BaseConfig,
     ClassificationConfig,
@@ -138,5 +138,6 @@ def finetuning(base: Config, task: str, seed: int) -> Any:
         corpus=base.data.corpus,
         sequence_length=_LENGTH,
     )
-    model = ClassifierConfig(**dataclasses.asdict(base.model), num_labels=_LABELS.get(task, 2))
+    sizes = {field.name: getattr(base.model, field.name) for field in dataclasses.fields(ModelConfig)}
+    model = ClassifierConfig(**sizes, num_labels=_LABELS.get(task, 2))
     return ClassificationConfig(model=model, data=labelled, **common)
