@@ -8,6 +8,7 @@ Coupling = Literal["adam", "adamw", "decoupled"]
 """How a decay enters: through Adam's moments, behind them, or behind moments that are not Adam's."""
 Range = tuple[float, float]
 
+Solver = Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"]
 _RANGE: Range = (2 / 3, 3.0)
 
 
@@ -96,6 +97,22 @@ class ByType(_Decay):
 
 
 @dataclasses.dataclass(frozen=True)
+class GradientScale(_Decay):
+    """A ratio per module, in proportion to the size of its gradient over that of its weights; mean 1 over weights."""
+
+    method: ClassVar[str] = "gradient_scale"
+    refresh_every: int = 50
+    """Optimizer steps from one reading of gradients and weights to the next."""
+    alpha_range: tuple[float, ...] = ()
+    """(s1, s2): times the ratios that AlphaDecay gives in this range; empty for the gradient's scale alone."""
+
+    def __post_init__(self) -> None:
+        """Refuses a range that is none."""
+        if len(self.alpha_range) not in (0, 2):
+            raise ValueError(f"optimizer.alpha_range={self.alpha_range} must be two numbers, or none.")
+
+
+@dataclasses.dataclass(frozen=True)
 class AlphaDecay(_Decay):
     """A ratio per module, by its spectrum."""
 
@@ -112,11 +129,14 @@ class AlphaDecay(_Decay):
         "stable_rank",
         "alpha_hat",
         "spectral_entropy",
+        "alpha_over_random",
+        "farms",
     ] = "pl_alpha_hill"
-    """What is measured on each module."""
+    """What is measured on each module. alpha_over_random: alpha - 1 over that of a random matrix of the module's shape.
+    farms: alpha of the eigenvalues of square sub-matrices taken together (arXiv 2506.06280)."""
     fit: Literal["median", "goodness_of_fit", "fix_finger"] = "median"
     """Power-law fit; of pl_alpha_hill."""
-    solver: Literal["auto", "tridiagonal", "eigvalsh", "jacobi", "svd", "stochastic"] = "auto"
+    solver: Solver = "auto"
     """How metrics of spectra get eigenvalues: exactly, or, for large matrices on accelerators, as estimates."""
     assign: Literal["linear", "sqrt", "log2", "sigmoid"] = "linear"
     """How scores become ratios."""
@@ -189,11 +209,24 @@ class ScionC(Scion):
     method: ClassVar[str] = "scionc"
 
 
-Method = NoDecay | Uniform | Awd | AdaDecay | AdaDecayPerParameter | ByType | AlphaDecay | AdamC | Scion | ScionC
+Method = (
+    NoDecay
+    | Uniform
+    | Awd
+    | AdaDecay
+    | AdaDecayPerParameter
+    | ByType
+    | GradientScale
+    | AlphaDecay
+    | AdamC
+    | Scion
+    | ScionC
+)
 METHODS: dict[str, type[Method]] = {
     method.method: method
     for method in (
-        NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, ByType, AlphaDecay, AdamC, Scion, ScionC,
+        NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, ByType, GradientScale, AlphaDecay, AdamC, Scion,
+        ScionC,
     )
 }  # fmt: skip
 """Every method by its name, the value of `--optimizer.method`."""

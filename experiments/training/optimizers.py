@@ -17,20 +17,22 @@ from experiments.methods import (
     AlphaDecay,
     Awd,
     ByType,
+    GradientScale,
     Method,
     NoDecay,
     Scion,
     ScionC,
     Uniform,
 )
+from experiments.training.decays import candidates, modules
 
-MODULES = oad.block_matrices(stacked=("layers",))
+MODULES = modules.MODULES
 """The matrices of the transformer blocks; the leaves under `layers` are stacked over the blocks."""
 
 ORTHOGONALIZED = oad.block_matrices(1, stacked=("layers",))
 """The matrices that Scion orthogonalises: the same ones, however small."""
 
-MODULEWISE = (AdaDecay, AlphaDecay)
+MODULEWISE = (AdaDecay, AlphaDecay, GradientScale)
 """Methods that give each module a decay of its own, refreshed every `refresh_every` steps."""
 
 
@@ -139,6 +141,7 @@ def make_decay(config: Method) -> optax.GradientTransformation:
     | adadecay | eta times a ratio per module, from its gradient's norm, at each refresh; elsewhere eta |
     | adadecay_per_parameter | eta times a ratio per weight, from its gradient's size, each step |
     | by_type | eta times a fixed ratio per type of module; elsewhere eta |
+    | gradient_scale | eta times a ratio per module, from rms(gradient) / rms(weights), at each refresh; elsewhere eta |
     | alphadecay | eta times a ratio per module, from its spectrum, at each refresh; elsewhere eta |
 
     Corrected rates depend on the learning rate, see `make_adamc` and `make_scion`.
@@ -161,6 +164,9 @@ _DECAYS: dict[type[Method], Callable[[Any], optax.GradientTransformation]] = {
     ),
     AdaDecayPerParameter: lambda config: oad.adadecay(config.weight_decay),
     ByType: lambda config: decay_by_type(config.weight_decay, dict(config.ratios)),
+    GradientScale: lambda config: candidates.gradient_scale(
+        config.weight_decay, config.refresh_every, config.alpha_range
+    ),
     AlphaDecay: lambda config: oad.alphadecay(config.weight_decay, **_alphadecay(config)),
 }
 """How each method's decay of Adam is built. A new method is a dataclass in `methods.py` and a line here."""
@@ -200,8 +206,13 @@ def make_metric(config: AlphaDecay) -> oad.Metric:
     """Builds the measure of a module; only pl_alpha_hill has a fit to choose, and norms need no eigenvalues."""
     if config.metric == "pl_alpha_hill":
         return oad.pl_alpha_hill(fit=getattr(oad, config.fit)(), solver=config.solver)
-    norms: dict[str, oad.Metric] = {"grad_norm": oad.grad_norm(), "frobenius_norm": oad.frobenius_norm()}
-    return norms.get(config.metric) or getattr(oad, config.metric)(solver=config.solver)
+    plain: dict[str, oad.Metric] = {
+        "grad_norm": oad.grad_norm(),
+        "frobenius_norm": oad.frobenius_norm(),
+        "alpha_over_random": lambda weights, gradients: candidates.alpha_over_random(weights, config.solver),
+        "farms": lambda weights, gradients: candidates.farms(weights, config.solver),
+    }
+    return plain.get(config.metric) or getattr(oad, config.metric)(solver=config.solver)
 
 
 def make_assignment(config: AlphaDecay) -> oad.Assignment:

@@ -18,6 +18,7 @@ from flax import nnx
 import optax_alphadecay as oad
 from experiments.models.common import Network
 from experiments.training.checkpoints import Batches, Checkpoints
+from experiments.training.decays.relative import relative_decays
 from experiments.training.metrics import MetricsLog
 from experiments.training.optimizers import MODULES
 from experiments.training.preemption import Preempted, Preemption
@@ -141,7 +142,9 @@ def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
     except Preempted:
         return  # the run that goes on makes it up
     sizes = {f"norm/{kind}": float(size) for kind, size in jax.device_get(weight_sizes(run.state.params)).items()}
-    log.write(run.step, {**{f"validation/{name}": value for name, value in values.items()}, **sizes})
+    strengths = relative_decays(run.config.optimizer, run.state.params, run.state.opt_state)
+    decays = {f"relative_decay/{kind}": strength for kind, strength in strengths.items()}
+    log.write(run.step, {**{f"validation/{name}": value for name, value in values.items()}, **sizes, **decays})
     console.print(f"step {run.step}/{run.config.steps} | {text}")
 
 

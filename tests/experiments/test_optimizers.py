@@ -13,7 +13,17 @@ import pytest
 import scipy.stats
 
 import optax_alphadecay as oad
-from experiments.methods import METHODS, AdamC, AlphaDecay, ByType, Method, NoDecay, Uniform, with_settings
+from experiments.methods import (
+    METHODS,
+    AdamC,
+    AlphaDecay,
+    ByType,
+    GradientScale,
+    Method,
+    NoDecay,
+    Uniform,
+    with_settings,
+)
 from experiments.presets import PRESETS
 from experiments.training.optimizers import (
     MODULES,
@@ -192,6 +202,32 @@ def test_refreshes_are_told_truly(method: Any, coupling: Any, params: dict[str, 
     assert seen == ([1, 3, 6] if isinstance(config, MODULEWISE) else [])
 
 
+def hill(eigenvalues: np.ndarray) -> np.ndarray:
+    """Alpha of the upper half of every spectrum, by its definition."""
+    logs = np.log(np.sort(eigenvalues, axis=1))[:, eigenvalues.shape[1] // 2 :]
+    return 1 + logs.shape[1] / (logs - logs[:, :1]).sum(axis=1)
+
+
+@pytest.mark.parametrize("alpha_range", [(), (0.5, 2.0)])
+def test_gradient_scale_is_by_gradient_over_weight(alpha_range: tuple[float, ...], params: dict[str, Any]) -> None:
+    config = GradientScale(learning_rate=0.01, weight_decay=10.0, alpha_range=alpha_range)
+    params["layers"]["mlp"]["up_proj"]["kernel"] *= jnp.array([1.0, 3.0])[:, None, None]
+    gradients = gradients_at(0, params)
+    found = rates(config, params, gradients)
+    kernels = [params["layers"][a][b]["kernel"] for a, b in (("mlp", "up_proj"), ("self_attn", "q_proj"))]
+    slopes = [gradients["layers"][a][b]["kernel"] for a, b in (("mlp", "up_proj"), ("self_attn", "q_proj"))]
+    rms = [np.sqrt(np.square(np.float64(x)).mean(axis=(1, 2))) for x in (*slopes, *kernels)]
+    scale = np.concatenate([rms[0] / rms[2], rms[1] / rms[3]])
+    scale /= np.average(scale, weights=[64 * 96] * 2 + [64 * 64] * 2)
+    if alpha_range:
+        alphas = np.concatenate([hill(np.linalg.svd(np.float64(w), compute_uv=False) ** 2) for w in kernels])
+        scale *= 0.5 + 1.5 * (alphas - alphas.min()) / np.ptp(alphas)
+    per_module = [found[f"layers/{name}/kernel"][i] for name in ("mlp/up_proj", "self_attn/q_proj") for i in (0, 1)]
+    for rate, expected in zip(per_module, scale, strict=True):
+        np.testing.assert_allclose(np.median(rate), expected, rtol=1e-3)
+    np.testing.assert_allclose(np.median(found["embed/embedding"]), 1, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("field", "choice"),
     [
@@ -210,7 +246,10 @@ def test_every_choice_is_used(field: str, choice: str, params: dict[str, Any]) -
     gradients = gradients_at(0, params)["layers"]["mlp"]["up_proj"]["kernel"]
     norm = optax.tree.norm(gradients_at(0, params))
     eigenvalues = np.linalg.svd(np.float64(weights), compute_uv=False) ** 2
+    squares = [np.linalg.svd(np.float64(weights[:, :, start : start + 64]), compute_uv=False) for start in (0, 32)]
     expected = {
+        "alpha_over_random": (hill(eigenvalues) - 1) / (oad.random_matrix_alpha(64, 96) - 1),
+        "farms": hill(np.concatenate(squares, axis=1) ** 2),
         "grad_norm": np.linalg.norm(np.float64(gradients / norm), axis=(1, 2)),
         "frobenius_norm": eigenvalues.sum(axis=1),
         "spectral_norm": eigenvalues.max(axis=1),
@@ -253,30 +292,3 @@ def test_mean_one_keeps_the_shares_and_reverse_mirrors_them() -> None:
     mirrored = np.asarray(make_assignment(dataclasses.replace(BASE, reverse=True))(scores))
     np.testing.assert_allclose(scaled, plain / plain[:3].mean(), rtol=1e-6)
     np.testing.assert_allclose(plain + mirrored, [sum(BASE.scale_range)] * 3 + [np.nan], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"assign": "sqrt", "unit_mean": True}, r"optimizer\.unit_mean=True is a setting of optimizer\.assign=linear"),
-        ({"assign": "log2", "scale_range": (1.0, 2.0)}, r"optimizer\.scale_range=\(1\.0, 2\.0\) .*which is log2"),
-        ({"corrected": True}, r"optimizer\.corrected=True is a setting of optimizer\.coupling=adamw, which is adam"),
-        ({"metric": "grad_norm", "fit": "fix_finger"}, r"optimizer\.fit=fix_finger .*metric=pl_alpha_hill"),
-    ],
-)
-def test_settings_that_would_be_ignored_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        AlphaDecay(**settings)
-
-
-def test_another_method_gets_what_it_has_and_no_more() -> None:
-    assert with_settings(BASE, "uniform") == Uniform(learning_rate=0.01, weight_decay=0.1)
-    assert with_settings(BASE, "none", coupling="adamw") == NoDecay(learning_rate=0.01)
-    assert with_settings(Uniform(weight_decay=0.3), "alphadecay", reverse=True) == AlphaDecay(
-        weight_decay=0.3, reverse=True
-    )
-    assert with_settings(BASE, assign="sqrt", reverse=True) == dataclasses.replace(BASE, assign="sqrt")
-    with pytest.raises(ValueError, match=r"optimizer\.method=magic is none of none, uniform"):
-        with_settings(BASE, "magic")
-    with pytest.raises(ValueError, match="no optimizer has a setting 'speed'"):
-        with_settings(BASE, speed=9)

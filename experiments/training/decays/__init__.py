@@ -1,0 +1,2 @@
+"""Decays that are built here, and how strong a decay really is."""
+# SPDX-License-Identifier: Apache-2.0
