@@ -14,7 +14,7 @@ from experiments.training.metrics import read_metrics, series
 MOST_REFRESHES = 200
 """A run with more refreshes keeps an even share of them, its first and its last."""
 
-_CURVES = ("train/", "validation/", "norm/", "norms/mean/")
+_CURVES = ("train/", "validation/", "norm/", "norms/mean/", "relative_decay/")
 _SCORE, _RATIO = "alphadecay/score/", "alphadecay/ratio/"
 
 
@@ -57,6 +57,8 @@ class Result:
     versions: dict[str, str]
     """Of Python and of the packages whose code ran."""
     device: str = "unknown"
+    cores: int | None = None
+    """CPU cores it could use; sums may be taken in another order with another number. None if unknown."""
     data: dict[str, str] = dataclasses.field(default_factory=dict)
     """Digests of the data set and of the tokenizer; see `provenance.digests`."""
     error: str = ""

@@ -78,7 +78,7 @@ def make_run(
         except Exception as error:
             traceback.print_exc()
             outcome = {"error": f"{type(error).__name__}: {error}".replace(str(workdir), workdir.name)}
-        write(describe(config, commit, device=jax.devices()[0].device_kind, **outcome), left)
+        write(describe(config, commit, device=jax.devices()[0].device_kind, cores=_cores(), **outcome), left)
 
 
 def describe(config: RunConfig, commit: str, **outcome: Any) -> Result:
@@ -92,6 +92,11 @@ def describe(config: RunConfig, commit: str, **outcome: Any) -> Result:
         data=provenance.digests(config),
         **outcome,
     )
+
+
+def _cores() -> int | None:
+    """CPU cores that this process may use; None where that cannot be told."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def write(result: Result, left: pathlib.Path) -> None:
