@@ -1,6 +1,7 @@
 """Runs of LLaMA with a name: each with its command, its cost, and the score to expect."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -182,6 +183,37 @@ PRESETS: dict[str, Preset] = {
             "results/report.md, table 4",
         ),
         _protocol(unique_tokens=0, learning_rate=3e-3, weight_decay=0.1),
+    ),
+    "nano-long": Preset(
+        _about(
+            "0.28M parameters, 4.1M tokens once: the paper's own amount of decay, and 15 tokens a parameter.",
+            "nano-long",
+            "70 seconds of one CPU core, a tenth of which is no training",
+            "none recorded yet",
+        ),
+        dataclasses.replace(
+            _protocol(unique_tokens=0, learning_rate=3e-3, weight_decay=0.083),
+            steps=4000,
+            eval_every=1000,
+            checkpoint_every=4000,
+        ),
+    ),
+    "small": Preset(
+        _about(
+            "1.05M parameters, the same 409,600 tokens for 8 epochs; minutes on one CPU core.",
+            "small",
+            "8 minutes of one CPU core",
+            "none recorded yet",
+        ),
+        dataclasses.replace(
+            _NANO,
+            data=DataConfig(sequence_length=128, unique_tokens=409_600, eval_tokens=100_000),
+            optimizer=AlphaDecay(learning_rate=3e-3, weight_decay=1e-4, refresh_every=50),
+            steps=800,
+            eval_every=200,
+            checkpoint_every=800,
+            workdir=pathlib.Path("runs/small"),
+        ),
     ),
     "60m": Preset(_paper("60M", "1B", "60m", "1.4 hours of the paper's GPU", "31.56"), _60M),
     "135m": Preset(_paper("135M", "2B", "135m", "5.7 hours of the paper's GPU", "22.76"), _135M),

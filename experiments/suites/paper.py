@@ -249,9 +249,13 @@ def _tuning(question: Question) -> Callable[..., Iterator[PlannedRun]]:
 
 
 SUITES |= correction.SUITES
+ASKED: set[str] = set()
+"""The suites of questions; the others are the paper's tables and figures, and what else was swept."""
 for _name, _question in QUESTIONS.items():
-    SUITES[f"{_name}-tuning"] = Suite(f"{_question.title}: what its settings were chosen on.", _tuning(_question))
+    if _question.tuning_seeds:
+        SUITES[f"{_name}-tuning"] = Suite(f"{_question.title}: what its settings were chosen on.", _tuning(_question))
     SUITES[_name] = Suite(f"{_question.title}: {_question.hypothesis}", _asked(_question))
+    ASKED |= {_name, f"{_name}-tuning"}
 
 
 def runs_of(name: str, scale: Scale, found: Mapping[str, Result], options: Sequence[str] = ()) -> list[PlannedRun]:
@@ -264,7 +268,7 @@ def runs_of(name: str, scale: Scale, found: Mapping[str, Result], options: Seque
         options: Words of a command line that change the scale's preset.
     """
     suite = SUITES[name]
-    if suite.vision and not scale.vision:
+    if (suite.vision and not scale.vision) or (scale.only_questions and name not in ASKED):
         return []
     base = base_vision_config(scale, options) if suite.vision else base_config(scale, options)
     return list(suite.runs(base, scale, found))

@@ -60,6 +60,8 @@ class Scale:
     """Speed of one device, for estimates before any run was made."""
     device: str
     """That device, in words."""
+    only_questions: bool = False
+    """Whether nothing but questions is asked at it: none of the paper's tables and figures."""
 
     def grid(self, coupling: str) -> Grid:
         """The settings to try with `adam` or `adamw`."""
@@ -114,6 +116,23 @@ _FRESH = dataclasses.replace(
     ),
     table_seeds=3,
 )
+_LONG = dataclasses.replace(
+    _FRESH,
+    preset="nano-long",
+    # Peak learning rate x decay x steps x 0.55, the mean of the schedule, is 0.55, as in the paper's AdamW runs.
+    adamw=Grid((3e-3,), (Decay(0.083, (2 / 3, 3.0)),), (0.0,)),
+    adam=Grid((3e-3,), (Decay(1e-5, (2 / 3, 3.0)),), (0.0,)),
+    only_questions=True,
+)
+_SMALL = dataclasses.replace(
+    _NANO,
+    preset="small",
+    vision="",
+    adam=Grid((3e-3,), (Decay(1e-4, (2 / 3, 3.0)),), (0.0,)),
+    adamw=Grid((3e-3,), (Decay(0.3, (2 / 3, 3.0)),), (0.0,)),
+    main="adam",
+    only_questions=True,
+)
 _PAPER = Scale(
     preset="60m",
     adam=_ADAM,
@@ -133,6 +152,8 @@ SCALES: dict[str, Scale] = {
     "tiny": _TINY,
     "nano": _NANO,
     "nano-fresh": _FRESH,
+    "nano-long": _LONG,
+    "small": _SMALL,
     "60m": _PAPER,
     "135m": dataclasses.replace(_PAPER, preset="135m", vision=""),
     "350m": dataclasses.replace(_PAPER, preset="350m", vision=""),

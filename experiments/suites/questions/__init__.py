@@ -26,6 +26,13 @@ class Arm:
     """Of the optimizer."""
     grid: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     """Settings that were tuned, and the values tried, all combinations; empty for what follows from another arm."""
+    waits_for: str = ""
+    """What its settings are still to be taken from, in words; empty for an arm that is ready."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its settings are known: what was to be tuned is tuned, and nothing is waited for."""
+        return not self.waits_for and self.grid.keys() <= self.settings.keys()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Question:
     """When runs stop being added."""
     norms_every: int = 0
     """Steps between two measurements of norms in test runs; 0: none."""
+    options: tuple[str, ...] = ()
+    """Words of a command line that change the scale's preset, such as those that name another corpus."""
 
     def __post_init__(self) -> None:
         """Refuses a question that cannot be answered as it is asked."""
@@ -68,6 +77,11 @@ class Question:
         """Probability of finding the smallest effect worth finding."""
         return power(len(self.test_seeds), self.effect, self.deviation)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the settings of every arm are known; before that there are no test runs."""
+        return all(arm.is_ready for arm in self.arms.values())
+
     def tuning_runs(self) -> Iterator[tuple[str, dict[str, float], RunConfig]]:
         """Name of the arm, the settings tried and the run, for all arms that were tuned."""
         for seed, (name, arm) in itertools.product(self.tuning_seeds, self.arms.items()):
@@ -76,9 +90,18 @@ class Question:
                 yield name, tried, self._run(arm, seed, tried)
 
     def test_runs(self) -> Iterator[tuple[str, RunConfig]]:
-        """Name of the arm and the run; seeds outermost, so that a part of the runs is a smaller experiment."""
+        """Name of the arm and the run; seeds outermost, so that a part of the runs is a smaller experiment.
+
+        Nothing as long as an arm is not ready.
+        """
+        if not self.is_ready:
+            return
         for seed, (name, arm) in itertools.product(self.test_seeds, self.arms.items()):
             yield name, dataclasses.replace(self._run(arm, seed, {}), norms_every=self.norms_every)
+
+    def every_config(self) -> list[RunConfig]:
+        """One config of every arm, ready or not, with the first seed: what a run costs can be told by them."""
+        return [self._run(arm, self.test_seeds[0], {}) for arm in self.arms.values()]
 
     def check_tuning(self, found: Mapping[str, Result]) -> None:
         """Holds the settings of the tuned arms against their tuning runs.
@@ -98,6 +121,8 @@ class Question:
             cell.append(np.inf if result.failed else result.final["loss"])
         for name, cells in losses.items():
             arm, best = self.arms[name], min(cells, key=lambda cell: float(np.mean(cells[cell])))
+            if not arm.is_ready:
+                continue
             chosen = tuple(arm.settings[setting] for setting in arm.grid)
             if chosen != best:
                 raise ValueError(f"{self.title}: {name} has {chosen} for {', '.join(arm.grid)}, but {best} is better.")
@@ -108,9 +133,9 @@ class Question:
             f"{name}: {setting}={arm.settings[setting]:g}"
             for name, arm in self.arms.items()
             for setting, values in arm.grid.items()
-            if len(values) > 1 and arm.settings[setting] in (min(values), max(values))
+            if arm.is_ready and len(values) > 1 and arm.settings[setting] in (min(values), max(values))
         ]
 
     def _run(self, arm: Arm, seed: int, tried: Mapping[str, float]) -> RunConfig:
-        base = dataclasses.replace(base_config(SCALES[self.scale]), seed=seed)
+        base = dataclasses.replace(base_config(SCALES[self.scale], self.options), seed=seed)
         return with_optimizer(base, arm.method, **{**arm.settings, **tried})

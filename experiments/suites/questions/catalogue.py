@@ -3,10 +3,31 @@
 
 import pathlib
 
-from experiments.suites.questions import Question, adam_repeated, correction_adamw, correction_scion
+from experiments.suites.questions import (
+    Question,
+    adam_books,
+    adam_candidates,
+    adam_fresh,
+    adam_mechanism,
+    adam_refresh,
+    adam_repeated,
+    adam_small,
+    adamw_fresh,
+    adamw_repeated,
+    correction_adamw,
+    correction_scion,
+)
 
 QUESTIONS: dict[str, Question] = {
     "adam-repeated": adam_repeated.QUESTION,
+    "adamw-repeated": adamw_repeated.QUESTION,
+    "adam-fresh": adam_fresh.QUESTION,
+    "adamw-fresh": adamw_fresh.QUESTION,
+    "adam-books": adam_books.QUESTION,
+    "adam-mechanism": adam_mechanism.QUESTION,
+    "adam-refresh": adam_refresh.QUESTION,
+    "adam-candidates": adam_candidates.QUESTION,
+    "adam-small": adam_small.QUESTION,
     "correction-adamw": correction_adamw.QUESTION,
     "correction-scion": correction_scion.QUESTION,
 }

@@ -1,0 +1,39 @@
+"""Adam on repeated data of a second corpus: does what held on the first one hold there?"""
+# SPDX-License-Identifier: Apache-2.0
+
+from experiments.suites.questions import Arm, Question
+
+_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3), "weight_decay": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
+_ADAM = {"coupling": "adam"}
+
+QUESTION = Question(
+    title="Adam, repeated data, books",
+    hypothesis="On a second corpus, too, tuned AlphaDecay has a lower validation loss than tuned Uniform decay.",
+    scale="nano",
+    options=(
+        "--data.corpus",
+        "books",
+        "--data.dir",
+        "data/books/tfds",
+        "--data.tokenizer",
+        "data/books/books-1024.model",
+    ),
+    arms={
+        "Uniform": Arm("One rate, tuned.", "uniform", _ADAM, _GRID),
+        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _ADAM, _GRID),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAM, _GRID),
+        "By type": Arm(
+            "Each type of module at the mean ratio that AlphaDecay gives to that type, fixed.",
+            "by_type",
+            _ADAM,
+            waits_for="the tuning runs of AlphaDecay",
+        ),
+    },
+    primary=("AlphaDecay", "Uniform"),
+    secondary=(("AlphaDecay", "AdaDecay"), ("AlphaDecay", "By type")),
+    tuning_seeds=(100, 101),
+    test_seeds=tuple(range(200, 224)),
+    effect=0.013,
+    deviation=0.021,
+    stopping="All 24 seeds of every arm are run; none is added, whatever they show.",
+)

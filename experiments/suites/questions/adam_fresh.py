@@ -1,0 +1,26 @@
+"""Adam on fresh data at the paper's own amount of decay: does AlphaDecay lower the loss?"""
+# SPDX-License-Identifier: Apache-2.0
+
+from experiments.suites.questions import Arm, Question
+
+_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3), "weight_decay": (1e-6, 1e-5, 1e-4, 1e-3)}
+_COUPLING = {"coupling": "adam"}
+
+QUESTION = Question(
+    title="Adam, fresh data",
+    hypothesis="On fresh text, tuned AlphaDecay has a lower validation loss than tuned Uniform decay.",
+    scale="nano-long",
+    arms={
+        "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": _GRID["learning_rate"]}),
+        "Uniform": Arm("One rate, tuned.", "uniform", _COUPLING, _GRID),
+        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _COUPLING, _GRID),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _COUPLING, _GRID),
+    },
+    primary=("AlphaDecay", "Uniform"),
+    secondary=(("AlphaDecay", "AdaDecay"), ("Uniform", "No decay")),
+    tuning_seeds=(100,),
+    test_seeds=tuple(range(200, 212)),
+    effect=0.009,
+    deviation=0.01,
+    stopping="All 12 seeds of every arm are run; none is added, whatever they show.",
+)

@@ -1,0 +1,38 @@
+"""Adam on repeated data, with a model four times as large and ten times the text."""
+# SPDX-License-Identifier: Apache-2.0
+
+from experiments.suites.questions import Arm, Question
+
+_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3), "weight_decay": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)}
+_ADAM = {"coupling": "adam"}
+
+QUESTION = Question(
+    title="Adam, repeated data, small",
+    hypothesis="At the scale small, too, tuned AlphaDecay has a lower validation loss than tuned Uniform decay.",
+    scale="small",
+    arms={
+        "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": _GRID["learning_rate"]}),
+        "Uniform": Arm("One rate, tuned.", "uniform", _ADAM, _GRID),
+        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _ADAM, _GRID),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAM, _GRID),
+        "Same mean": Arm(
+            "All modules at the mean ratio that AlphaDecay gives to a weight, all else at the base rate.",
+            "by_type",
+            _ADAM,
+            waits_for="the tuning runs of AlphaDecay",
+        ),
+        "By type": Arm(
+            "Each type of module at the mean ratio that AlphaDecay gives to that type, fixed.",
+            "by_type",
+            _ADAM,
+            waits_for="the tuning runs of AlphaDecay",
+        ),
+    },
+    primary=("AlphaDecay", "Uniform"),
+    secondary=(("AlphaDecay", "AdaDecay"), ("AlphaDecay", "Same mean"), ("AlphaDecay", "By type")),
+    tuning_seeds=(100,),
+    test_seeds=tuple(range(200, 212)),
+    effect=0.013,
+    deviation=0.014,
+    stopping="All 12 seeds of every arm are run; none is added, whatever they show.",
+)

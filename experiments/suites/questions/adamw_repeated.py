@@ -1,0 +1,38 @@
+"""AdamW on repeated data, tuned against tuned: does AlphaDecay lower the loss, and is it the shares that do it?"""
+# SPDX-License-Identifier: Apache-2.0
+
+from experiments.suites.questions import Arm, Question
+
+_GRID = {"learning_rate": (3e-3, 6e-3, 1.2e-2), "weight_decay": (0.3, 0.6, 1.0, 2.0)}
+_ADAMW = {"coupling": "adamw"}
+
+QUESTION = Question(
+    title="AdamW, repeated data",
+    hypothesis="Tuned AlphaDecay has a lower validation loss than tuned Uniform decay.",
+    scale="nano",
+    arms={
+        "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": (1.5e-3, 3e-3, 6e-3)}),
+        "Uniform": Arm("One rate, tuned.", "uniform", _ADAMW, _GRID),
+        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _ADAMW, _GRID),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAMW, _GRID),
+        "Same mean": Arm(
+            "All modules at the mean ratio that AlphaDecay gives to a weight, all else at the base rate.",
+            "by_type",
+            _ADAMW,
+            waits_for="the tuning runs of AlphaDecay",
+        ),
+        "By type": Arm(
+            "Each type of module at the mean ratio that AlphaDecay gives to that type, fixed.",
+            "by_type",
+            _ADAMW,
+            waits_for="the tuning runs of AlphaDecay",
+        ),
+    },
+    primary=("AlphaDecay", "Uniform"),
+    secondary=(("AlphaDecay", "AdaDecay"), ("AlphaDecay", "Same mean"), ("AlphaDecay", "By type")),
+    tuning_seeds=(100, 101),
+    test_seeds=tuple(range(300, 324)),
+    effect=0.017,
+    deviation=0.027,
+    stopping="All 24 seeds of every arm are run; none is added, whatever they show.",
+)
