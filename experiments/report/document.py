@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from experiments.presets import PRESETS
-from experiments.report import published, tables
+from experiments.report import notes, published, questions, tables
 from experiments.report.data import REPORTED, Book, read_results
 from experiments.report.figures import save
 from experiments.report.parts import Section
-from experiments.report.sections import SECTIONS
+from experiments.report.sections import FURTHER, SECTIONS
 from experiments.report.statistics import SIGNIFICANCE
-from experiments.report.text import DATA_SETS, NOT_MADE, command, regime, table
+from experiments.report.text import DATA_SETS, NOT_MADE, command, regime, rerun, table
 from experiments.suites.paper import SUITES
+from experiments.suites.questions.catalogue import QUESTIONS
 from experiments.suites.results import Result
 from experiments.suites.scales import SCALES
 
@@ -28,14 +29,18 @@ def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     Returns:
         The report.
     """
-    book, notes, figures = read_results(source), source / "notes.md", target / "figures"
+    book, prose, figures = read_results(source), notes.read(source / "notes.md"), target / "figures"
     parts = [
-        f"# Results\n\n{_head(book)}",
-        f"## In short\n\n{_IN_SHORT}\n\n{tables.in_short(book)}",
-        *([f"## What to make of it\n\n{notes.read_text()}"] if notes.exists() else []),
-        "## Tables and figures",
-        *(_section(section, book, figures) for section in SECTIONS),
-        f"## What was made\n\n{_status(book)}\n{published.perplexities()}",
+        f"# Results\n\n{_ABOUT}",
+        f"## In short\n\n{prose.get('In short', '')}\n\n{questions.front(book, figures)}",
+        "## Questions",
+        *questions.sections(book, prose, figures),
+        "## Further experiments",
+        *(_section(section, book, figures) for section in FURTHER),
+        *(f"## {heading}\n\n{prose[heading]}" for heading in (CORRECTIONS, OBJECTIONS) if heading in prose),
+        f"## Appendix: the paper's tables and figures, first protocol\n\n{_FIRST}\n\n{tables.in_short(book)}",
+        *(_section(section, book, figures) for section in SECTIONS if section not in FURTHER),
+        f"## Appendix: what was made\n\n{_head(book)}\n\n{_status(book)}\n{published.perplexities()}",
     ]
     report = target / "report.md"
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +52,17 @@ def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     return report
 
 
-_IN_SHORT = (
+CORRECTIONS = "What the first report got wrong"
+OBJECTIONS = "Appendix: objections and answers"
+"""Sections of `notes.md` beside those of the questions and the first page."""
+_ABOUT = (
+    "Written by `python -m experiments.report` from the files SCALE.jsonl and notes.md beside it; the same files give "
+    "the same bytes. Do not edit. The text of the small scales is addresses of US presidents to Congress, in a "
+    "vocabulary of 1,024 pieces: their perplexities say nothing about C4's."
+)
+_FIRST = (
+    "Made before the questions, at a learning rate of 6e-3, which is too high for Adam at this scale, and with "
+    "settings picked on a seed that was then tested. "
     "Validation loss in nats a token (the logarithm of perplexity), each method with the same seeds. Better and worse "
     f"mean p < {SIGNIFICANCE} in a paired t-test (`scipy.stats.ttest_rel`). Not told apart means p above that, which "
     "does not show that two are equal: the interval says how far apart they may be. A negative difference means that "
@@ -57,13 +72,11 @@ _IN_SHORT = (
 
 
 def _head(book: Book) -> str:
-    """How to make the report again, and what it rests on."""
+    """What the report rests on."""
     found = book.every_result()
     failures = [result for result in found if result.failed]
     hours = sum(result.seconds or 0.0 for result in found) / 3600
     lines = [
-        "Written by `python -m experiments.report` from the files SCALE.jsonl beside it, one line a run; the same "
-        "files give the same bytes. Do not edit.\n",
         f"- runs: {len(found)} ({', '.join(f'{scale} {len(by)}' for scale, by in book.found.items() if by)}), "
         f"{hours:.1f} hours of one process, compiling and validating included",
         f"- failed runs: {len(failures)}",
@@ -73,8 +86,6 @@ def _head(book: Book) -> str:
             for scale, by in book.found.items()
             if by
         ),
-        "- text of the small scales: addresses of US presidents to Congress, in a vocabulary of 1,024 pieces; their "
-        "perplexities say nothing about C4's",
         f"- devices: {_counted(result.device for result in found)}",
         f"- commits: {_counted(_short(result.commit) for result in found)}",
         f"- versions: {_versions(found)}",
@@ -103,11 +114,11 @@ def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
             save(part.draw, figures / name)
             lines.append(f"![{section.heading}]({figures.name}/{name})")
         lines += [part.table] if part.table else []
-        lines.append(_made_by(section, book, scale))
+        lines += [_made_by(section, book, scale), rerun(book.cells[section.suite, scale])]
     if not scales:
         lines.append(f"{NOT_MADE.capitalize()}: {_commands(section, 'nano')}.")
     lines += [section.after()] if section.after else []
-    return "\n\n".join(line.strip("\n") for line in lines)
+    return "\n\n".join(line.strip("\n") for line in lines if line)
 
 
 def _made_by(section: Section, book: Book, scale: str) -> str:
@@ -132,9 +143,8 @@ def _status(book: Book) -> str:
     rows = []
     for suite in SUITES:
         counts = [book.tally(suite, scale) for scale in REPORTED]
-        nothing = "" if SUITES[suite].vision else "waits"
-        texts = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else nothing
-                 for made, failed, planned in counts]  # fmt: skip
+        texts = [f"{made}/{planned}" + (f" ({failed} failed)" if failed else "") if planned else _nothing(suite, scale)
+                 for scale, (made, failed, planned) in zip(REPORTED, counts, strict=True)]  # fmt: skip
         rows.append([f"`{suite}`", *texts])
     about = (
         f"Runs made of those planned; what is missing is made by {command('NAME', 'SCALE')}, which says with "
@@ -143,6 +153,13 @@ def _status(book: Book) -> str:
         "the language model's scale: `nano` is digits, `60m` ImageNet."
     )
     return f"{about}\n\n{table(('suite', *REPORTED), rows)}"
+
+
+def _nothing(suite: str, scale: str) -> str:
+    """What stands where a suite has no runs at a scale: that it waits, or nothing if it will never have any."""
+    question = QUESTIONS.get(suite.removesuffix("-tuning"))
+    never = question.scale != scale if question else SCALES[scale].only_questions or SUITES[suite].vision
+    return "" if never else "waits"
 
 
 def _counted(words: Iterable[str]) -> str:

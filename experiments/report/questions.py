@@ -1,51 +1,42 @@
-"""Questions in the report: their arms, their contrasts, and whether they were asked before their runs."""
+"""Questions in the report: their answers, arms and contrasts, and whether they were asked before their runs."""
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+import pathlib
+from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
-
+from experiments.report.contrasts import Row, against_baseline, baseline_of, contrasts, draw_contrasts, draw_front
 from experiments.report.data import Book
-from experiments.report.parts import Part, Section
+from experiments.report.figures import save
 from experiments.report.statistics import Cell
-from experiments.report.text import NOT_MADE, number, p_value, table
-from experiments.style import COLOURS
+from experiments.report.text import NOT_MADE, command, number, p_value, regime, rerun, table
 from experiments.suites import provenance
-from experiments.suites.inference import SIGNIFICANCE, Contrast, contrast, holm
-from experiments.suites.questions import Question
+from experiments.suites.cost import Estimate
+from experiments.suites.inference import SIGNIFICANCE
+from experiments.suites.questions import Arm, Question
 from experiments.suites.questions.catalogue import QUESTIONS, file_of
+from experiments.suites.readings import KINDS, readings
+from experiments.suites.scales import SCALES
 
-QUESTION = (
-    "Asked, with its arms and seeds, before its runs were made. Perplexity: mean ± standard deviation over seeds. "
-    "Contrasts are paired by seed; p of the secondary ones is corrected by Holm's method."
+FRONT = (
+    "Validation loss of each arm minus that of tuned Uniform decay, with its 95 % interval, paired by seed. Each arm "
+    "has its own best learning rate and decay. Left of 0 is better. Red is what the question is about."
 )
 
-TUNING = "What the settings of its arms were chosen on: seeds that nothing is tested on."
+
+def front(book: Book, figures: pathlib.Path) -> str:
+    """The first page's plot, and a line a question."""
+    save(functools.partial(draw_front, book), figures / "questions.svg")
+    lines = [
+        f"- **{question.title}** ({question.scale}): {_in_short(book, name)}" for name, question in QUESTIONS.items()
+    ]
+    return "\n\n".join([f"![Questions]({figures.name}/questions.svg)", FRONT, "\n".join(lines)])
 
 
-class Row(NamedTuple):
-    """One contrast of a question."""
-
-    first: str
-    second: str
-    is_primary: bool
-    found: Contrast | None
-    """None before both arms have a run with the same seed."""
-    p: float
-    """Corrected within the secondary contrasts; NaN where not tested."""
-
-
-def contrasts(question: Question, cells: Sequence[Cell]) -> list[Row]:
-    """The contrasts of a question: the primary one as it is, the others corrected together by Holm's method."""
-    losses = {str(cell.labels["arm"]): cell.values("loss") for cell in cells}
-    pairs = [question.primary, *question.secondary]
-    found = [contrast(losses[a], losses[b]) if losses[a].keys() & losses[b].keys() else None for a, b in pairs]
-    raw = [each.p if each else math.nan for each in found]
-    corrected = [raw[0], *holm(raw[1:])]
-    return [Row(*pair, i == 0, found[i], corrected[i]) for i, pair in enumerate(pairs)]
+def sections(book: Book, notes: Mapping[str, str], figures: pathlib.Path) -> list[str]:
+    """A section a question: the answer, its table and figure, what would change it, how it was asked."""
+    return [_section(book, name, notes.get(name, ""), figures) for name in QUESTIONS]
 
 
 def check_asked_before(name: str, cells: Sequence[Cell]) -> str:
@@ -64,7 +55,7 @@ def check_asked_before(name: str, cells: Sequence[Cell]) -> str:
     asked = provenance.last_change(file_of(name))
     commits = sorted({result.commit for cell in cells for result in cell.results.values()})
     if not commits:
-        return "No run was made yet."
+        return "No test run was made yet."
     if asked is None:
         return "Whether it was asked before its runs cannot be told outside of a repository."
     for commit in commits:
@@ -73,64 +64,118 @@ def check_asked_before(name: str, cells: Sequence[Cell]) -> str:
                 f"{file_of(name).name} was last changed in {asked[:7]}, which is not before its runs, made at "
                 f"{commit[:7]}: make the runs again, or put the question back as it was."
             )
-    return f"Asked in {asked[:7]}, before its runs at {', '.join(commit[:7] for commit in commits)}."
+    return f"Asked in {asked[:7]}, before its test runs at {', '.join(commit[:7] for commit in commits)}."
 
 
-def line(book: Book, name: str, scale: str) -> str:
-    """The question, its answer, and what was planned."""
-    question, cells = QUESTIONS[name], book.cells[name, scale]
-    seeds = len(question.test_seeds)
-    plan = (
-        f"{seeds} seeds an arm, which find {question.effect} nats with a probability of {question.power:.2f} if paired "
-        f"differences deviate by {question.deviation}. {question.stopping} Tuned on the seeds "
-        f"{', '.join(map(str, question.tuning_seeds))} alone."
-    )
-    return f"{question.hypothesis} {_answer(contrasts(question, cells)[0])} {plan} {check_asked_before(name, cells)}"
-
-
-def tables(book: Book, name: str, scale: str) -> str:
-    """The arms, and the contrasts."""
-    question, cells = QUESTIONS[name], book.cells[name, scale]
-    arms = [[str(cell.labels["arm"]), number(cell), question.arms[str(cell.labels["arm"])].about] for cell in cells]
-    rows = [
-        [f"{row.first} - {row.second}", "primary" if row.is_primary else "secondary", *_numbers(row)]
-        for row in contrasts(question, cells)
+def _section(book: Book, name: str, notes: str, figures: pathlib.Path) -> str:
+    question = QUESTIONS[name]
+    cells = book.cells[name, question.scale]
+    rows = contrasts(question, cells)
+    parts = [
+        f"### {question.title}",
+        f"*{regime(question.scale)}.* {question.hypothesis} {answer(rows[0], len(question.test_seeds))}",
     ]
-    heads = ("contrast", "", "difference in nats", "95 % interval", "p", "seeds")
-    return f"{table(('arm', 'perplexity', 'what it is'), arms, numbers=False)}\n{table(heads, rows)}"
+    if any(row.found for row in rows):
+        save(functools.partial(draw_contrasts, book, name), figures / f"{name}.svg")
+        parts += [f"![{question.title}]({figures.name}/{name}.svg)", _contrast_table(rows)]
+    parts += [_arm_table(question, cells), _reading_table(cells), notes, how_it_was_asked(book, name), rerun(cells)]
+    return "\n\n".join(part.strip("\n") for part in parts if part)
 
 
-def draw(book: Book, name: str, scale: str) -> Figure:
-    """A forest plot: each contrast with its interval; left of 0 the first arm has the lower loss."""
-    rows = [row for row in contrasts(QUESTIONS[name], book.cells[name, scale]) if row.found]
-    figure = Figure(figsize=(8, 1.2 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    for height, row in enumerate(reversed(rows)):
-        if row.found:
-            colour = COLOURS[5] if row.is_primary else COLOURS[0]
-            low, high = (max(-1.0, row.found.low), min(1.0, row.found.high))
-            axes.plot([low, high], [height, height], color=colour, linewidth=2.5)
-            axes.plot([row.found.mean], [height], "o", color=colour, markersize=7)
-    axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(rows)), [f"{row.first} - {row.second}" for row in reversed(rows)])
-    axes.set_xlabel("difference of validation loss in nats; negative: the first is better")
-    return figure
+def how_it_was_asked(book: Book, name: str) -> str:
+    """The plan, the commits, the tuning, and what was not made."""
+    question = QUESTIONS[name]
+    cells, seeds = book.cells[name, question.scale], len(question.test_seeds)
+    plan = (
+        f"**How it was asked.** {seeds} seeds an arm, {question.test_seeds[0]} to {question.test_seeds[-1]}, which "
+        f"find {question.effect} nats with a probability of {question.power:.2f} if paired differences deviate by "
+        f"{question.deviation}. {question.stopping} p of further contrasts is corrected by Holm's method. "
+        f"{check_asked_before(name, cells)}"
+    )
+    return f"{plan} {_tuning(book, name)} {_made(book, name)}"
 
 
-def drawer(book: Book, name: str, scale: str) -> "functools.partial[Figure] | None":
-    """What draws the forest plot; nothing before there is a contrast."""
-    found = any(row.found for row in contrasts(QUESTIONS[name], book.cells[name, scale]))
-    return functools.partial(draw, book, name, scale) if found else None
-
-
-def _answer(primary: Row) -> str:
+def answer(primary: Row, planned: int) -> str:
+    """The primary contrast in a sentence; not as an answer before all of the planned seeds are made."""
     found = primary.found
     if found is None or math.isnan(found.p):
         return f"**{NOT_MADE.capitalize()} yet.**"
-    side = "lower" if found.mean < 0 else "higher"
+    facts = f"95 % interval {found.low:+.4f} to {found.high:+.4f}, {p_value(found.p)}, {found.n} seeds"
+    if found.n < planned:
+        return (
+            f"**No answer before all {planned} seeds are made.** So far {primary.first} minus {primary.second} is "
+            f"{found.mean:+.4f} nats ({facts})."
+        )
     if found.p >= SIGNIFICANCE:
-        return f"**Not told apart** ({found.mean:+.4f} nats, {p_value(found.p)}, n = {found.n})."
-    return f"**{primary.first} is {side}** by {abs(found.mean):.4f} nats ({p_value(found.p)}, n = {found.n})."
+        return f"**Not told apart**: {found.mean:+.4f} nats ({facts})."
+    side, percent = "lower" if found.mean < 0 else "higher", abs(math.expm1(found.mean)) * 100
+    return (
+        f"**{primary.first}'s loss is {side} than {primary.second}'s by {abs(found.mean):.4f} nats**, or "
+        f"{percent:.1f} % of perplexity ({facts})."
+    )
+
+
+def _in_short(book: Book, name: str) -> str:
+    """The answer, and the arm that is the best against Uniform."""
+    question = QUESTIONS[name]
+    row = contrasts(question, book.cells[name, question.scale])[0]
+    found = against_baseline(book, name)
+    if not found or row.found is None or math.isnan(row.found.p):
+        return f"{answer(row, len(question.test_seeds))} {_made(book, name)}"
+    best = min(found, key=lambda arm: found[arm].mean)
+    low, mean, high = found[best].low, found[best].mean, found[best].high
+    told = f"Lowest against {baseline_of(question)}: {best}, {mean:+.4f} nats ({low:+.4f} to {high:+.4f})."
+    return f"{answer(row, len(question.test_seeds))} {told} {_made(book, name)}"
+
+
+def _contrast_table(rows: Sequence[Row]) -> str:
+    texts = [[f"{row.first} - {row.second}", "asked" if row.is_primary else "further", *_numbers(row)] for row in rows]
+    return table(("contrast", "", "difference in nats", "95 % interval", "p", "seeds"), texts)
+
+
+def _arm_table(question: Question, cells: Sequence[Cell]) -> str:
+    """What every arm is, its settings, and its perplexity."""
+    made = {str(cell.labels["arm"]): cell for cell in cells}
+    rows = [
+        [name, number(made[name]) if name in made else NOT_MADE, _settings(arm), arm.about]
+        for name, arm in question.arms.items()
+    ]
+    return table(("arm", "perplexity", "settings", "what it is"), rows, numbers=False)
+
+
+def _settings(arm: Arm) -> str:
+    if not arm.is_ready:
+        return f"waits for {arm.waits_for}" if arm.waits_for else "to be tuned"
+    chosen = [("lr", "learning_rate"), ("decay", "weight_decay")]
+    return ", ".join(f"{word} {arm.settings[name]:g}" for word, name in chosen if name in arm.settings)
+
+
+def _reading_table(cells: Sequence[Cell]) -> str:
+    """Alpha, sizes of weights and strength of decay at the end of the runs of every arm; nothing if none has them."""
+    rows = []
+    for cell in cells:
+        found = [readings(result) for result in cell.finished.values()]
+        row = [str(cell.labels["arm"])]
+        for what, digits in (("alpha", 2), ("size", 4), ("relative_decay", 3)):
+            row += [_mean([getattr(each[kind], what) for each in found], digits) for kind in KINDS]
+        if any(row[1:]):
+            rows.append(row)
+    if not rows:
+        return ""
+    first = readings(next(result for cell in cells for result in cell.finished.values()))
+    random = ", ".join(f"{first[kind].random_alpha:.2f} {kind}" for kind in KINDS)
+    about = (
+        f"At the end of the runs: alpha by type of module (random matrices of these shapes have {random}), root mean "
+        "square of the weights (0.02 before training), and the decay's part of a step over the gradient's. Means over "
+        "the runs that have them."
+    )
+    heads = [f"{what}: {kind}" for what in ("alpha", "size", "relative decay") for kind in KINDS]
+    return f"{about}\n\n{table(('arm', *heads), rows)}"
+
+
+def _mean(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.{digits}f}" if known else ""
 
 
 def _numbers(row: Row) -> list[str]:
@@ -140,30 +185,32 @@ def _numbers(row: Row) -> list[str]:
     return [f"{row.found.mean:+.4f}", interval, "" if math.isnan(row.p) else p_value(row.p), str(row.found.n)]
 
 
-def sections() -> list[Section]:
-    """Two sections a question: its answer, and what its settings were chosen on."""
-    made = []
-    for name, question in QUESTIONS.items():
-        made += [
-            Section(f"Question: {question.title}", QUESTION, name, functools.partial(_answered, name)),
-            Section(f"Question: {question.title}, tuning", TUNING, f"{name}-tuning", functools.partial(_tuned, name)),
-        ]
-    return made
-
-
-def _answered(name: str, book: Book, scale: str) -> Part:
-    return Part(line(book, name, scale), tables(book, name, scale), drawer(book, name, scale))
-
-
-def _tuned(name: str, book: Book, scale: str) -> Part:
-    """The settings of every tuned arm, held against the runs that they were chosen on."""
+def _tuning(book: Book, name: str) -> str:
+    """What the settings were chosen on, and whether an optimum lies at an end of what was tried."""
     question = QUESTIONS[name]
-    question.check_tuning(book.found[scale])
-    rows = [
-        [arm, ", ".join(f"{setting.replace('_', ' ')} {made.settings[setting]:g}" for setting in made.grid)]
-        for arm, made in question.arms.items()
-        if made.grid
-    ]
+    if not question.tuning_seeds:
+        return "Its settings are those of another question's arms, and are not tuned."
+    made, _, planned = book.tally(f"{name}-tuning", question.scale)
+    seeds = ", ".join(map(str, question.tuning_seeds))
+    told = f"Settings are tuned on the seeds {seeds} alone: {made} of {planned} runs made."
+    is_tested = any(cell.results for cell in book.cells[name, question.scale])
+    if not question.is_ready or (made < planned and not is_tested):
+        return told
+    question.check_tuning(book.found[question.scale])
     edges = question.on_edge()
-    told = f"At an end of what was tried: {', '.join(edges)}." if edges else "None is at an end of what was tried."
-    return Part(f"The best of every tuned arm, by the mean loss of its seeds. {told}", table(("arm", "best"), rows))
+    return told + (
+        f" At an end of what was tried: {', '.join(edges)}." if edges else " No optimum is at an end of its grid."
+    )
+
+
+def _made(book: Book, name: str) -> str:
+    """How many test runs were made, and what the others cost."""
+    question, found = QUESTIONS[name], book.found[QUESTIONS[name].scale]
+    planned = len(question.arms) * len(question.test_seeds)
+    made = sum(len(cell.results) for cell in book.cells[name, question.scale])
+    if made == planned:
+        return f"All {planned} test runs are made."
+    estimate = Estimate(SCALES[question.scale], question.every_config(), found)
+    hours = (planned - made) * estimate.seconds(question.every_config()[0]) / 3600
+    how = command(name, question.scale) if question.is_ready else "after its tuning"
+    return f"**{made} of {planned} test runs are made**; the others take about {hours:.1f} core-hours, {how}."

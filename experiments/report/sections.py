@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report import correction, figures, plasticity, questions, tables
+from experiments.report import correction, figures, plasticity, tables
 from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio, training_seconds
 from experiments.report.parts import Part, Section
 from experiments.report.published import refresh_seconds
@@ -219,10 +219,10 @@ def _missing(cells: Sequence[Cell]) -> str:
     return f"Incomplete: {'; '.join(notes)}." if notes else ""
 
 
+FURTHER = (*correction.SECTIONS, plasticity.section())
+"""What is neither a question nor of the paper."""
 SECTIONS = (
-    *questions.sections(),
-    *correction.SECTIONS,
-    plasticity.section(),
+    *FURTHER,
     Section("Table 2: five methods at three decays, Adam", f"Validation perplexity. {LEGEND} {P_LEGEND}", "table-2",
             _by_decay("table-2", "tuned-adam"), tuned=("sweep-adam", "tuned-adam")),
     Section("Table 3: five methods at three decays, AdamW", f"Validation perplexity. {LEGEND} {P_LEGEND}", "table-3",

@@ -20,7 +20,12 @@ LEGEND = (
     "Mean ± standard deviation over seeds; the best of a column is bold, and † marks what a t-test paired by seed does "
     f"not tell from it (p ≥ {SIGNIFICANCE})."
 )
-REGIMES = {"nano": "Repeated data (nano)", "nano-fresh": "Fresh data (nano-fresh)"}
+REGIMES = {
+    "nano": "Repeated data (nano)",
+    "nano-fresh": "Fresh data (nano-fresh)",
+    "nano-long": "Fresh data, long (nano-long)",
+    "small": "Repeated data (small)",
+}
 """What the small scales are about; others go by their names."""
 DATA_SETS = {"digits": "Digits (nano)", "imagenet": "ImageNet"}
 """What a Vision Transformer learns, by its preset."""
@@ -35,6 +40,20 @@ def regime(scale: str) -> str:
 def command(suite: str, scale: str = "nano") -> str:
     """The command that makes the runs of a table or figure, as Markdown."""
     return f"`python -m experiments.suites {suite} --scale {scale}`"
+
+
+def rerun(cells: Iterable[Cell]) -> str:
+    """The commands that make one run of each cell again and compare it, folded away; empty if none was made."""
+    lines = []
+    for cell in cells:
+        if cell.finished:
+            labels = ", ".join(f"{name} {value}" for name, value in cell.labels.items())
+            name = cell.names[next(iter(cell.finished))]
+            lines.append(f"python -m experiments.suites.rerun {name}  # {labels}")
+    if not lines:
+        return ""
+    block = "\n".join(["```bash", *lines, "```"])
+    return f"<details><summary>Make a run again and compare it, one of each setting</summary>\n\n{block}\n\n</details>"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:

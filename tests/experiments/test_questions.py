@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from experiments.report.questions import check_asked_before, contrasts
+from experiments.report.contrasts import contrasts
+from experiments.report.questions import check_asked_before
 from experiments.report.statistics import Cell
 from experiments.suites import provenance
 from experiments.suites.identity import name_of
@@ -74,6 +75,26 @@ def test_settings_must_be_the_best_that_were_tried() -> None:
         ASKED.check_tuning(some)
 
 
+def test_a_question_with_an_arm_to_be_tuned_has_no_test_runs_yet() -> None:
+    waits = dataclasses.replace(ASKED.arms["reversed"], waits_for="the tuning runs")
+    untuned = dataclasses.replace(ASKED.arms["tuned"], settings={"learning_rate": 2e-3})
+    for name, arm in (("reversed", waits), ("tuned", untuned)):
+        asked = dataclasses.replace(ASKED, arms={**ASKED.arms, name: arm})
+        assert not asked.is_ready
+        assert list(asked.test_runs()) == []
+        assert len(list(asked.tuning_runs())) == 2 * 9
+        assert asked.on_edge() == []
+    dataclasses.replace(ASKED, arms={**ASKED.arms, "tuned": untuned}).check_tuning(losses(at_best=3.5))
+    assert ASKED.is_ready
+
+
+def test_a_question_can_be_asked_of_another_corpus() -> None:
+    asked = dataclasses.replace(ASKED, options=("--data.corpus", "books"))
+    runs, others = list(ASKED.test_runs()), list(asked.test_runs())
+    assert {config.data.corpus for _, config in others} == {"books"}
+    assert not {name_of(config) for _, config in runs} & {name_of(config) for _, config in others}
+
+
 def test_optima_on_an_edge_are_named() -> None:
     assert ASKED.on_edge() == []
     edge = Arm("Tuned.", "uniform", {"learning_rate": 3e-3, "weight_decay": 0.2}, GRID)
@@ -83,7 +104,8 @@ def test_optima_on_an_edge_are_named() -> None:
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_every_question_has_a_file_a_suite_and_no_optimum_on_an_edge(name: str) -> None:
     assert QUESTIONS[name].title in file_of(name).read_text()
-    assert {name, f"{name}-tuning"} <= SUITES.keys()
+    assert name in SUITES
+    assert (f"{name}-tuning" in SUITES) == bool(list(QUESTIONS[name].tuning_runs()))
     assert QUESTIONS[name].on_edge() == []
     assert QUESTIONS[name].power >= 0.8
 
@@ -128,11 +150,11 @@ def test_a_question_younger_than_its_runs_is_refused(tmp_path: pathlib.Path, mon
     asked = committed(tmp_path, "a better question")
     (tmp_path / "code.py").write_text("")
     after = committed(tmp_path, "a better question")
-    assert check_asked_before("asked", [cell("tuned")]) == "No run was made yet."
+    assert check_asked_before("asked", [cell("tuned")]) == "No test run was made yet."
     told = check_asked_before(
         "asked", [cell("tuned", 1.0, commit=asked), cell("reversed", 1.0, commit=f"{after}+changes")]
     )
-    assert told.startswith(f"Asked in {asked[:7]}, before its runs at ")
+    assert told.startswith(f"Asked in {asked[:7]}, before its test runs at ")
     with pytest.raises(
         ValueError, match=rf"asked\.py was last changed in {asked[:7]}, which is not before .*{before[:7]}"
     ):

@@ -20,7 +20,8 @@ from experiments.report.statistics import ACCURACY, Cell
 from experiments.report.text import column, p_value, with_labels
 from experiments.suites import store
 from experiments.suites.identity import name_of
-from experiments.suites.paper import SUITES
+from experiments.suites.paper import ASKED, SUITES
+from experiments.suites.questions.catalogue import QUESTIONS
 from experiments.suites.results import Curve, Refreshes
 from experiments.suites.scales import SCALES
 from tests.experiments import invented_results
@@ -45,7 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         if labels == {"metric": "stable_rank"}:
             store.remove(name_of(config), directory / "nano.jsonl")
     add(directory, invent(config, 3.0, name="stray"))
-    (directory / "notes.md").write_text("Read *this*.\n")
+    (directory / "notes.md").write_text("Head.\n\n## In short\n\nRead *this*.\n\n## adam-repeated\n\nOr else.\n")
     return directory
 
 
@@ -107,10 +108,28 @@ def test_figures_are_small_and_free_of_dates(target: pathlib.Path) -> None:
 def test_every_table_and_figure_is_there_with_its_command(text: str) -> None:
     for part in SECTIONS:
         assert f"`python -m experiments.suites {part.suite} --scale nano`" in section(text, part.heading)
-    assert set(SUITES) <= {suite for part in SECTIONS for suite in (part.suite, *part.tuned)}
+    assert set(SUITES) - ASKED <= {suite for part in SECTIONS for suite in (part.suite, *part.tuned)}
     links = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert len(links) == 7 and "figures/figure-5-nano.svg" in links
-    assert "Read *this*." in section(text.replace("## What to", "### What to"), "What to make of it")
+    assert len(links) == 8 and {"figures/figure-5-nano.svg", "figures/questions.svg"} <= set(links)
+
+
+def test_the_first_page_and_the_questions_have_their_prose(text: str) -> None:
+    first, _, rest = text.partition("\n## Questions\n")
+    assert "Read *this*." in first and "Head." not in text
+    for name, question in QUESTIONS.items():
+        assert f"- **{question.title}** ({question.scale}): **Not made yet.**" in first
+        part = section(rest, question.title)
+        assert f"0 of {len(question.arms) * len(question.test_seeds)} test runs are made" in part
+        assert ("Or else." in part) == (name == "adam-repeated")
+
+
+def test_every_setting_has_a_command_that_makes_a_run_of_it_again(book: Book, text: str) -> None:
+    for suite in ("table-3", "figure-8"):
+        heading = next(part.heading for part in SECTIONS if part.suite == suite)
+        names = re.findall(r"^python -m experiments\.suites\.rerun (\S+)", section(text, heading), re.MULTILINE)
+        made = [cell for cell in book.cells[suite, "nano"] if cell.finished]
+        assert len(names) == len(made)
+        assert all(name in cell.names.values() for name, cell in zip(names, made, strict=True))
 
 
 def test_table_3_has_means_deviations_and_p_values(book: Book, text: str) -> None:
