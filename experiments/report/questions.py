@@ -16,7 +16,7 @@ from experiments.suites.cost import Estimate
 from experiments.suites.inference import SIGNIFICANCE
 from experiments.suites.questions import Arm, Question
 from experiments.suites.questions.catalogue import QUESTIONS, file_of
-from experiments.suites.readings import KINDS, readings
+from experiments.suites.questions.readings import KINDS, readings
 from experiments.suites.scales import SCALES
 
 FRONT = (

@@ -15,7 +15,7 @@ from experiments.report.data import Book, read_results
 from experiments.suites import provenance
 from experiments.suites.inference import contrast
 from experiments.suites.questions.catalogue import QUESTIONS
-from experiments.suites.readings import readings
+from experiments.suites.questions.readings import readings
 from experiments.suites.results import Curve
 from tests.experiments.invented_results import add, invent
 
