@@ -93,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--no-shuffle", action="store_true", help="no correlation traps: half the time")
     measure.add_argument("--seed", type=int, default=0, help="of the shuffling (0)")
     measure.add_argument("--resume", type=pathlib.Path, metavar="FILE", help="keep what is measured, and go on from it")
+    _add_views(parser)
+    return parser
+
+
+def _add_views(parser: argparse.ArgumentParser) -> None:
     show = parser.add_argument_group("what is shown")
     show.add_argument("--columns", default=table.DEFAULT_COLUMNS, help="any of " + ", ".join(COLUMNS))
     show.add_argument("--sort", default="", metavar="COLUMN", help="--sort=-alpha sorts from the largest")
@@ -102,7 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--left-out", action="store_true", help="list what was left out, and why")
     for kind, what in (("json", "records"), ("csv", "records"), ("html", "report, a page that needs no network")):
         show.add_argument(f"--{kind}", type=pathlib.Path, metavar="FILE", help=f"write the {what}")
-    return parser
 
 
 def _pattern(text: str) -> str:
