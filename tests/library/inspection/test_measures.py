@@ -60,7 +60,8 @@ def test_cutoff_and_distance_are_those_of_the_alpha() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [np.ones(64), np.zeros(64), np.full(64, np.nan), np.array([1.0]), np.geomspace(1e-20, 1e-10, 2)]
+    "values",
+    [np.ones(64), np.zeros(64), np.full(64, np.nan), np.array([1.0]), np.geomspace(1e-20, 1e-10, 2), np.eye(64)[-1]],
 )
 def test_spectra_without_an_alpha(values: np.ndarray) -> None:
     expected = float(oad.median()(jnp.asarray(values, jnp.float32))) if len(values) > 1 else math.nan

@@ -227,6 +227,11 @@ def test_files_that_torch_refuses(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch", fake_torch(lambda path, **options: {"epoch": 3}))
     with pytest.raises(CheckpointError, match="no tensor in this file"):
         open_checkpoint(tmp_path / "x.pt")
+    nested: list[Any] = []
+    nested.append(nested)
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(lambda path, **options: nested))
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        open_checkpoint(tmp_path / "x.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(CheckpointError, match="needs torch, which is not installed: pip install torch"):
         open_checkpoint(tmp_path / "x.pt")
