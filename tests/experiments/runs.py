@@ -25,7 +25,8 @@ def arrays_of(workdir: pathlib.Path, item: str) -> list[np.ndarray]:
 
 
 def without_speed(workdir: pathlib.Path) -> list[dict[str, float]]:
-    lines = read_metrics(workdir / "metrics.jsonl")
+    """What a run has logged, but for its speed, and for norms, which only the unbroken run measures."""
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if "norms/mean/weight_l2" not in line]
     return [{name: value for name, value in line.items() if name != "train/tokens_per_second"} for line in lines]
 
 
