@@ -120,20 +120,13 @@ def from_optax(old: optax.OptState, new: optax.OptState) -> optax.OptState:
             "from_optax: the moments of old and new differ in structure or shapes; pass states of one model."
         )
 
-    def carry(node: Any) -> Any:
+    def carry(path: tuple[Any, ...], node: Any) -> Any:
         if isinstance(node, optax.ScaleByAdamState):
             return moments
-        if isinstance(node, AlphaDecayState):
-            return request_refresh(node._replace(count=moments.count))
-        if hasattr(node, "hyperparams"):  # of inject_hyperparams
-            return node._replace(count=moments.count, inner_state=carry_all(node.inner_state))
-        return node._replace(count=moments.count) if isinstance(node, optax.ScaleByScheduleState) else node
+        return moments.count if path[-1:] == (jax.tree_util.GetAttrKey("count"),) else node
 
-    def carry_all(tree: optax.OptState) -> optax.OptState:
-        kinds = optax.ScaleByAdamState, AlphaDecayState, optax.ScaleByScheduleState
-        return jax.tree.map(carry, tree, is_leaf=lambda node: isinstance(node, kinds) or hasattr(node, "hyperparams"))
-
-    return carry_all(new)
+    carried = jax.tree.map_with_path(carry, new, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
+    return request_refresh(carried)
 
 
 def _adam_states(name: str, state: optax.OptState) -> list[optax.ScaleByAdamState]:

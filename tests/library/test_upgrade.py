@@ -100,13 +100,47 @@ def test_states_of_optax_are_carried_over(name: str, learning_rate: Any) -> None
     assert jnp.isfinite(optax.tree.get(carried, "scores")).all(), "the first update measured"
 
 
+def counts_of(state: Any) -> list[int]:
+    return [
+        int(leaf) for path, leaf in jax.tree.leaves_with_path(state) if jax.tree_util.keystr(path).endswith("count")
+    ]
+
+
+def adam_state_after(updates: int, params: Any) -> Any:
+    adam, *rest = optax.adamw(1e-3).init(params)
+    return adam._replace(count=jnp.int32(updates)), *rest
+
+
 def test_hyperparameters_may_be_injected_into_what_is_carried_over() -> None:
+    """A schedule that is injected has a count of its own."""
     params = {"w": jnp.ones((50, 50))}
-    old = optax.adamw(1e-3).init(params)
-    old = (old[0]._replace(count=jnp.int32(7)), *old[1:])
-    injected = optax.inject_hyperparams(oad.adamw)(1e-3).init(params)
-    carried = oad.from_optax(old, injected)
-    assert (carried.count, carried.inner_state[0].count, carried.inner_state[1].count) == (7, 7, 7)
+    learning_rate = optax.linear_schedule(1e-2, 1e-3, 10)
+    optimizer = optax.inject_hyperparams(oad.adamw)(learning_rate)
+    carried = oad.from_optax(adam_state_after(7, params), optimizer.init(params))
+    assert counts_of(carried) == [7] * 4
+    _, after = optimizer.update(params, carried, params)
+    np.testing.assert_allclose(after.hyperparams["learning_rate"], learning_rate(7), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        oad.adamc(optax.linear_schedule(1e-2, 1e-3, 10), decay=None),
+        optax.chain(oad.adadecay(optax.linear_schedule(1e-2, 1e-3, 10)), optax.adam(1e-3)),
+        optax.chain(oad.awd(optax.linear_schedule(1e-2, 1e-3, 10)), optax.adam(1e-3)),
+        optax.chain(oad.awd(0.1), optax.adam(1e-3)),
+    ],
+    ids=["adamc", "adadecay", "awd with a schedule", "awd"],
+)
+def test_schedules_of_every_decay_go_on(optimizer: Any) -> None:
+    params = {"count": jnp.ones((50, 50))}  # a parameter of the name of a field
+    new = optimizer.init(params)
+    carried = oad.from_optax(adam_state_after(7, params), new)
+    assert jax.tree.structure(carried) == jax.tree.structure(new)
+    assert jax.tree.map(jnp.shape, carried) == jax.tree.map(jnp.shape, new)
+    assert {
+        count for count in counts_of(jax.tree.map(lambda leaf: leaf if leaf.ndim == 0 else jnp.int32(7), carried))
+    } == {7}
 
 
 def test_states_without_the_same_moments_are_not_carried_over() -> None:
