@@ -3,12 +3,13 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -81,7 +82,7 @@ def inspect(
     if isinstance(params_or_path, str | os.PathLike):
         checkpoint = open_checkpoint(pathlib.Path(params_or_path))
     elif not isinstance(params_or_path, Checkpoint):
-        params, checkpoint = params_or_path, _checkpoint_of(params_or_path)
+        params, checkpoint = params_or_path, _checkpoint_of(params_or_path, with_fingerprint=resume is not None)
     adapters: list[Adapter] = []
     unpaired, tensors = list(checkpoint.left_out), list(checkpoint.tensors)
     if modules is None or isinstance(modules, BlockMatrices):
@@ -117,12 +118,13 @@ class _Work:
         tensor, stacks = chosen
         names = [name for stack in stacks for name in stack.names]
         shapes = [stack.shape[1:] for stack in stacks for _ in stack.names]
-        spectra = [self.resume.get(self._key(name)) for name in names]
+        keys = [self._key(name, stack.axes) for stack in stacks for name in stack.names]
+        spectra = [self.resume.get(key) for key in keys]
         if None in spectra:
             values = self._load(tensor)
             for at, (name, matrix) in enumerate(matrices_of(stacks, values)):
                 if spectra[at] is None:
-                    spectra[at] = self._keep(name, measure(matrix, shuffle=self._shuffle(name)))
+                    spectra[at] = self._keep(keys[at], measure(matrix, shuffle=self._shuffle(name)))
         return [
             record(name, shape, str(tensor.dtype), spectrum)
             for name, shape, spectrum in zip(names, shapes, spectra, strict=True)
@@ -131,11 +133,11 @@ class _Work:
 
     def record_of_adapter(self, adapter: Adapter) -> list[ModuleRecord]:
         """Make the record of the product of an adapter's factors."""
-        spectrum = self.resume.get(self._key(adapter.name))
         scale, note = self._scale(adapter)
+        key = self._key(adapter.name, scale)
+        spectrum = self.resume.get(key)
         if spectrum is None:
-            product = measure_product(self._load(adapter.left), self._load(adapter.right), scale)
-            spectrum = self._keep(adapter.name, product)
+            spectrum = self._keep(key, measure_product(self._load(adapter.left), self._load(adapter.right), scale))
         return [record(adapter.name, adapter.shape, str(adapter.left.dtype), spectrum, note=note, is_product=True)]
 
     def _scale(self, adapter: Adapter) -> tuple[float, str]:
@@ -152,11 +154,12 @@ class _Work:
         except (OSError, MemoryError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint.path}: {tensor.name!r} cannot be read: {error}") from error
 
-    def _key(self, name: str) -> str:
-        return f"{self.checkpoint.fingerprint}/{self.seed if self.shuffle else '-'}/{name}"
+    def _key(self, name: str, reading: object) -> str:
+        """Name a spectrum: another reading of the tensor, by its axes or an adapter's scale, has another."""
+        return f"{self.checkpoint.fingerprint}/{self.seed if self.shuffle else '-'}/{reading}/{name}"
 
-    def _keep(self, name: str, spectrum: Spectrum) -> Spectrum:
-        self.resume.add(self._key(name), spectrum)
+    def _keep(self, key: str, spectrum: Spectrum) -> Spectrum:
+        self.resume.add(key, spectrum)
         return spectrum
 
     def _shuffle(self, name: str) -> np.random.Generator | None:
@@ -183,8 +186,11 @@ def _with_ratios(inspection: Inspection, assign: Assignment) -> Inspection:
     return dataclasses.replace(inspection, modules=tuple(modules))
 
 
-def _checkpoint_of(params: Any) -> Checkpoint:
-    """See parameters in memory as a checkpoint, whose tensors are copied one at a time."""
+def _checkpoint_of(params: Any, with_fingerprint: bool) -> Checkpoint:
+    """See parameters in memory as a checkpoint, whose tensors are copied one at a time.
+
+    The fingerprint is of their contents, which are all that tells one step's parameters from the next one's.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     tensors = []
     for path, leaf in leaves:
@@ -195,4 +201,12 @@ def _checkpoint_of(params: Any) -> Checkpoint:
                 " Equinox model the parameters are eqx.filter(model, eqx.is_inexact_array)."
             )
         tensors.append(Tensor(name, jnp.shape(leaf), jnp.result_type(leaf), functools.partial(np.array, leaf)))
-    return Checkpoint("params", tuple(tensors))
+    return Checkpoint("params", tuple(tensors), fingerprint=_fingerprint(tensors) if with_fingerprint else "")
+
+
+def _fingerprint(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(tensor.load().tobytes())
+    return digest.hexdigest()[:16]

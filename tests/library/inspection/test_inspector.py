@@ -226,6 +226,32 @@ def test_an_interrupted_inspection_goes_on(
     assert changed.alpha != whole.modules[0].alpha
 
 
+def test_what_is_kept_of_other_parameters_is_not_taken(tmp_path: pathlib.Path) -> None:
+    """Parameters in memory have no file by whose date they could be told apart."""
+    of_step = [{"up": matrix(64, 64, seed=step)} for step in (1, 2)]
+    [first], [second], [again] = (oad.inspect(of_step[at], resume=tmp_path / "r") for at in (0, 1, 0))
+    assert first.alpha == again.alpha != second.alpha
+
+
+def test_what_is_kept_of_another_reading_is_not_taken(tmp_path: pathlib.Path) -> None:
+    np.savez(tmp_path / "model.npz", conv=matrix(64, 64, 64))
+    for axes in (MuonDimensionNumbers(0, (1, 2)), MuonDimensionNumbers((0, 1), 2)):
+        rule = oad.block_matrices(axes={"conv": axes})
+        [kept] = oad.inspect(tmp_path / "model.npz", modules=rule, resume=tmp_path / "r", shuffle=False)
+        [fresh] = oad.inspect(tmp_path / "model.npz", modules=rule, shuffle=False)
+        assert (kept.shape, kept.alpha) == (fresh.shape, fresh.alpha)
+
+
+def test_what_is_kept_at_another_scale_is_not_taken(tmp_path: pathlib.Path) -> None:
+    safetensors.numpy.save_file({"lora_A": matrix(4, 64), "lora_B": matrix(96, 4)}, tmp_path / "adapter.safetensors")
+    norms = []
+    for alpha in (4, 8):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
+        [module] = oad.inspect(tmp_path / "adapter.safetensors", resume=tmp_path / "r")
+        norms.append(module.frobenius_norm)
+    assert norms[1] == pytest.approx(2 * norms[0])
+
+
 def test_adapters_go_on_too(tmp_path: pathlib.Path) -> None:
     params = {"lora_a": matrix(64, 4), "lora_b": matrix(4, 96)}
     first, second = (oad.inspect(params, resume=tmp_path / "r").modules for _ in range(2))
