@@ -4,7 +4,9 @@
 import dataclasses
 import itertools
 import math
+import operator
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -71,6 +73,10 @@ def as_stacks(name: str, position: int, leaf: Any, choice: Choice, advise_stacke
     ends = [*itertools.accumulate(whole.sizes)]
     parts = [(end - size, end) for size, end in zip(whole.sizes, ends, strict=True)]
     taken = (True,) * len(parts) if whole.taken is None else whole.taken
+    if len(taken) != len(parts):
+        raise ValueError(
+            f"alphadecay: taken={taken} for {name!r} must say of each of the {len(parts)} parts True or False."
+        )
     return [
         ModuleStack(f"{name}[{start}:{end}]", position, shape, axes, (start, end))
         for (start, end), keep in zip(parts, taken, strict=True)
@@ -100,7 +106,11 @@ def group_axes(
 
 def normalize_axes(name: str, shape: tuple[int, ...], axes: Any) -> tuple[int, ...]:
     """Axes of a leaf, given as an integer or several, counted from 0."""
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    given = axes
+    try:
+        axes = tuple(operator.index(axis) for axis in (axes if isinstance(axes, Iterable) else (axes,)))
+    except TypeError as error:
+        raise ValueError(f"alphadecay: axes of {name!r} must be integers or tuples of them, got {given!r}.") from error
     if any(not -len(shape) <= axis < len(shape) for axis in axes):
         raise ValueError(f"alphadecay: axes {axes} are out of range for {name!r} of shape {shape}.")
     return tuple(axis % len(shape) for axis in axes)
@@ -112,6 +122,10 @@ def check_sizes(name: str, shape: tuple[int, ...], output: tuple[int, ...], size
         raise ValueError(
             f"alphadecay: {name!r} of shape {shape} has the output axes {output}, but split cuts along a single one; "
             "where one of them runs over the parts, leave it out of the output axes, and each is a module."
+        )
+    if not isinstance(sizes, tuple | list) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            f"alphadecay: the sizes of the parts of {name!r} must be a tuple of lengths of at least 1, got {sizes!r}."
         )
     if sum(sizes) != shape[output[0]]:
         inputs = [axis for axis, size in enumerate(shape) if size == sum(sizes)]

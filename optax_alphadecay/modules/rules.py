@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from optax.contrib import MuonDimensionNumbers
@@ -109,9 +109,11 @@ def _checked(
     """Arguments as tuples, which are hashable, or a ValueError."""
     if isinstance(min_eigenvalues, bool) or not isinstance(min_eigenvalues, int) or min_eigenvalues < 1:
         raise ValueError(f"{function}: min_eigenvalues must be an integer of at least 1, got {min_eigenvalues!r}.")
-    if isinstance(stacked, str):
+    if isinstance(stacked, str) or not isinstance(stacked, Iterable):
+        example = stacked if isinstance(stacked, str) else "layers"
         raise ValueError(
-            f"{function}: stacked takes a collection of path components: [{stacked!r}], or {{{stacked!r}: 0}}."
+            f"{function}: stacked takes a collection of path components, [{example!r}] or {{{example!r}: 0}}, got"
+            f" {stacked!r}."
         )
     by_axis = dict(stacked) if isinstance(stacked, Mapping) else dict.fromkeys(stacked, 0)
     for container, axis in by_axis.items():
@@ -136,7 +138,7 @@ def _checked(
 
 
 def _sizes(function: str, pattern: str, given: Any) -> tuple[int, ...] | int:
-    sizes = given if isinstance(given, int) else tuple(given)
+    sizes = tuple(given) if isinstance(given, Iterable) else given
     if any(
         isinstance(size, bool) or not isinstance(size, int) or size < 1
         for size in (sizes if isinstance(sizes, tuple) else (sizes,))

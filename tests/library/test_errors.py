@@ -85,6 +85,13 @@ NONE = {"w": False, "b": False, "cube": False, "n": False}
         ({"cube": MuonDimensionNumbers(0, 3)}, ["'layer/cube'", "(3,)", "out of range"]),
         ({"cube": MuonDimensionNumbers(1, -2)}, ["'layer/cube'", "distinct", "(1,) and (1,)"]),
         ({"cube": MuonDimensionNumbers((), 1)}, ["'layer/cube'", "non-empty", "() and (1,)"]),
+        ({"cube": MuonDimensionNumbers(1.0, 2)}, ["'layer/cube'", "integers", "got 1.0"]),
+        ({"cube": MuonDimensionNumbers("in", 2)}, ["'layer/cube'", "integers", "got 'in'"]),
+        ({"cube": MuonDimensionNumbers(None, 2)}, ["'layer/cube'", "integers", "got None"]),
+        ({"w": oad.MatrixAxes(sizes=(0, 12))}, ["'layer/w'", "at least 1", "(0, 12)"]),
+        ({"w": oad.MatrixAxes(sizes=(-2, 14))}, ["'layer/w'", "at least 1", "(-2, 14)"]),
+        ({"w": oad.MatrixAxes(sizes=12)}, ["'layer/w'", "at least 1", "got 12"]),  # type: ignore[arg-type]
+        ({"w": oad.MatrixAxes(sizes=(6, 6), taken=(True,))}, ["'layer/w'", "(True,)", "2 parts"]),
         ({"w": "yes"}, ["'layer/w'", "'yes'", "True, False"]),
         ({"w": 1}, ["'layer/w'", "1", "True, False"]),
         ({"typo": True}, ["modules", "typo", "jax.tree.map"]),

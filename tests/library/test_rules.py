@@ -61,6 +61,12 @@ def test_axes_are_counted_as_stored_and_layers_left_out() -> None:
         selected(params, wrong)
 
 
+def test_axes_may_be_integers_of_numpy() -> None:
+    numbers = MuonDimensionNumbers(np.int64(0), (np.int32(1), np.int32(2)))  # type: ignore[arg-type]
+    (stack,) = modules.resolve({"query": jnp.ones((64, 4, 16))}, oad.block_matrices(axes={"query": numbers}))
+    assert stack.axes == ((), (0,), (1, 2))
+
+
 def test_one_module_a_head() -> None:
     rule = oad.block_matrices(axes={"query": MuonDimensionNumbers(0, 2)})
     assert selected({"query": jnp.ones((64, 3, 50))}, rule) == ["query/0", "query/1", "query/2"]
@@ -204,11 +210,13 @@ def test_the_error_has_the_line_to_paste(path: str, shape: tuple[int, ...], stac
     ("arguments", "words"),
     [
         ({"stacked": {"layers": "1"}}, ["stacked", "'1'", "'layers'"]),
+        ({"stacked": 1}, ["stacked", "got 1", "['layers']"]),
         ({"axes": ["query"]}, ["axes", "['query']"]),
         ({"axes": {"query(": False}}, ["axes", "'query('"]),
         ({"axes": {"query": (0, 1)}}, ["axes", "(0, 1)", "'query'", "MuonDimensionNumbers"]),
         ({"split": {"qkv": (64, 0)}}, ["split", "(64, 0)", "'qkv'"]),
         ({"split": {"qkv": True}}, ["split", "True"]),
+        ({"split": {"qkv": 2.0}}, ["split", "2.0"]),
     ],
 )
 def test_bad_arguments_of_the_rule_are_named(arguments: dict[str, Any], words: list[str]) -> None:
