@@ -144,7 +144,8 @@ def check_modules(stacks: tuple[ModuleStack, ...], state: AlphaDecayState, gradi
             )
     if isinstance(state.fingerprint, jax.core.Tracer) or isinstance(state.count, jax.core.Tracer):
         return
-    if state.count > 0 and state.fingerprint not in (0, fingerprint(stacks)):
+    # In NumPy: where a traced function closes over the state, as apply_if_finite does, jnp would compare tracers.
+    if np.asarray(state.count) > 0 and int(np.asarray(state.fingerprint)) not in (0, fingerprint(stacks)):
         warnings.warn(
             f"alphadecay: the state is of other modules than these {len(names)}, {', '.join(names[:3])} and so on; all"
             " of them are measured at this update. If you changed modules or mask on purpose, all is well.",

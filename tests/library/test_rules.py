@@ -62,7 +62,7 @@ def test_axes_are_counted_as_stored_and_layers_left_out() -> None:
 
 
 def test_axes_may_be_integers_of_numpy() -> None:
-    numbers = MuonDimensionNumbers(np.int64(0), (np.int32(1), np.int32(2)))  # type: ignore[arg-type]
+    numbers = MuonDimensionNumbers(np.int64(0), (np.int32(1), np.int32(2)))
     (stack,) = modules.resolve({"query": jnp.ones((64, 4, 16))}, oad.block_matrices(axes={"query": numbers}))
     assert stack.axes == ((), (0,), (1, 2))
 

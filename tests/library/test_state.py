@@ -15,6 +15,17 @@ PARAMS = {name: jnp.full((2, 3), value) for name, value in {"a": 1.0, "b": 2.0, 
 BROKEN = PARAMS | {"c": jnp.full((2, 3), jnp.nan)}
 
 
+def test_a_traced_update_may_close_over_the_state() -> None:
+    params = {"w": jax.random.normal(jax.random.key(0), (64, 64))}
+    optimizer = oad.alphadecay(0.1)
+    state = optimizer.init(params)
+    updates, new_state = jax.jit(lambda gradients: optimizer.update(gradients, state, params))(params)
+    np.testing.assert_allclose(updates["w"], 1.1 * params["w"], rtol=1e-6)
+    assert new_state.count == 1
+    wrapped = optax.apply_if_finite(optimizer, 3)
+    assert wrapped.update(params, wrapped.init(params), params)[1].inner_state.count == 1
+
+
 def decay(*modules: str, **options: Any) -> optax.GradientTransformationExtraArgs:
     """Scores are the largest weights of the modules."""
     choice = {name: name in (modules or PARAMS) for name in PARAMS}
