@@ -137,7 +137,7 @@ class Sign(NormBall):
     normalized: bool
 
     def _size(self, seen: MatrixView) -> float:
-        return 1 / seen.size(seen.inputs) if self.normalized else 1.0
+        return 1 / max(seen.size(seen.inputs), 1) if self.normalized else 1.0
 
     def _direction(self, matrices: jax.Array, eps: float) -> jax.Array:
         return jnp.sign(matrices)

@@ -91,3 +91,9 @@ def test_blocks_of_the_page_run() -> None:
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/scion.md", "exec"), namespace)
+
+
+def test_a_leaf_without_weights_is_left_alone() -> None:
+    optimizer, params = oad.scion(0.1), {"none": jnp.zeros((0, 4)), "w": jnp.ones((8, 8))}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates["none"].shape == (0, 4)
