@@ -1,6 +1,7 @@
 """What all weight decays share: the arithmetic, trees that must match params, and argument checks."""
 # SPDX-License-Identifier: Apache-2.0
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -133,6 +134,22 @@ def check_positive(name: str, argument: str, value: Any) -> None:
     """Raise a ValueError if ``value`` is a number, not an array or a schedule, and not both finite and positive."""
     if isinstance(value, numbers.Real) and not 0 < float(value) < math.inf:
         raise ValueError(f"{name}: {argument} must be finite and positive, got {value!r}.")
+
+
+def check_function(name: str, argument: str, value: Any, arguments: str, count: int) -> None:
+    """Raise a ValueError unless ``value`` is a function that takes ``count`` arguments, as what makes one is not."""
+    problem = "" if callable(value) else "is not callable"
+    try:
+        inspect.signature(value).bind_partial(*[None] * count)
+    except TypeError as error:
+        problem = problem or str(error)
+    except ValueError:  # some functions written in C have no signature
+        pass
+    if problem:
+        raise ValueError(
+            f"{name}: {argument} must be a function of {arguments}, got {value!r} ({problem}); where that makes such a"
+            f" function, call it: {argument}=oad.{'stable_rank' if argument == 'metric' else 'linear'}()."
+        )
 
 
 def check_count(name: str, argument: str, value: Any) -> None:

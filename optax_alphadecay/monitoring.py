@@ -184,6 +184,9 @@ def _rates(name: str, row: ModuleRow, weight_decay: float | None, learning_rate:
                 f"{name}: learning_rate={learning_rate!r} needs the weight_decay that it is multiplied by."
             )
         return {}
+    for argument, value in (("weight_decay", weight_decay), ("learning_rate", learning_rate)):
+        if callable(value):
+            raise ValueError(f"{name}: {argument} is a schedule, {value!r}; pass its rate at a step: schedule(count).")
     decay = weight_decay * row.ratio
     if learning_rate is None:
         return {"decay": decay}

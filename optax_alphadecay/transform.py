@@ -19,6 +19,7 @@ from optax_alphadecay.decay import (
     ScalarOrSchedule,
     add_decay,
     check_count,
+    check_function,
     check_nonnegative,
     current_rate,
     flatten_like_params,
@@ -111,6 +112,8 @@ def alphadecay(
     metric = pl_alpha_hill() if metric is None else metric
     assign = linear() if assign is None else assign
 
+    check_function("alphadecay", "metric", metric, "(weights, gradients)", 2)
+    check_function("alphadecay", "assign", assign, "(scores)", 1)
     refresh = _refresh_with(metric, assign)
 
     def init(params: optax.Params) -> AlphaDecayState:

@@ -1,6 +1,8 @@
 """Fences: which scores lie so far from the others that they must not set the scale."""
 # SPDX-License-Identifier: Apache-2.0
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,7 @@ matrix of aspect ratio 8 is 2.11 times that of a square one, and both are ordina
 
 def check_fence(name: str, fence: float | None) -> None:
     """Raise a ValueError unless ``fence`` is None or a finite number of at least 1."""
-    if fence is not None and not 1 <= fence < float("inf"):
+    if fence is not None and not (isinstance(fence, numbers.Real) and 1 <= fence < float("inf")):
         raise ValueError(f"{name}: fence must be None or a finite number of at least 1, got {fence!r}.")
 
 

@@ -3,13 +3,14 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from optax_alphadecay.assignment.fences import check_fence, kept_range, within_fences
-from optax_alphadecay.assignment.protocol import Assignment, By, check_by, over_mean
+from optax_alphadecay.assignment.protocol import Assignment, By, check_by, check_scores, over_mean
 from optax_alphadecay.decay import check_positive
 
 
@@ -56,10 +57,14 @@ def linear(
     References:
       `AlphaDecay <https://arxiv.org/abs/2506.14562>`_, eq. 3.
     """
+    if not all(isinstance(ratio, numbers.Real) for ratio in (lo, hi)):
+        raise ValueError(f"linear: lo and hi must be numbers, got lo={lo!r} and hi={hi!r}; pass assign=linear().")
     if not (math.isfinite(lo) and math.isfinite(hi) and 0 <= lo <= hi):
         raise ValueError(f"linear: ratios must satisfy 0 <= lo <= hi and be finite, got lo={lo!r} and hi={hi!r}.")
     if mean is not None:
         check_positive("linear", "mean", mean)
+        if hi == 0:
+            raise ValueError(f"linear: no factor makes the mean of ratios of 0 mean={mean!r}; raise hi, got hi={hi!r}.")
     elif by == "weights":
         raise ValueError("linear: by='weights' says what a mean is over; give mean too, for instance mean=1.0.")
     check_by("linear", by)
@@ -76,6 +81,7 @@ class _Linear:
     fence: float | None
 
     def __call__(self, scores: jax.Array, sizes: Sequence[int] | None = None) -> jax.Array:
+        check_scores("linear", scores)
         lowest, highest = kept_range(scores, self.fence)
         span = highest - lowest
         share = (jnp.clip(scores, lowest, highest) - lowest) / jnp.where(span > 0, span, 1.0)

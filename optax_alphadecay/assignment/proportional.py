@@ -3,13 +3,14 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from optax_alphadecay.assignment.fences import check_fence, kept_range, within_fences
-from optax_alphadecay.assignment.protocol import Assignment, By, check_by, over_mean
+from optax_alphadecay.assignment.protocol import Assignment, By, check_by, check_scores, over_mean
 
 
 def proportional(power: float = 1.0, *, by: By = "modules", fence: float | None = 2.0) -> Assignment:
@@ -35,7 +36,7 @@ def proportional(power: float = 1.0, *, by: By = "modules", fence: float | None 
       >>> print(oad.proportional()(jnp.array([2.0, 3.0, 4.0])).round(4))
       [0.6667 1.     1.3333]
     """
-    if not math.isfinite(power):
+    if not isinstance(power, numbers.Real) or not math.isfinite(power):
         raise ValueError(f"proportional: power must be finite, got {power!r}.")
     check_by("proportional", by)
     check_fence("proportional", fence)
@@ -49,6 +50,7 @@ class _Proportional:
     fence: float | None
 
     def __call__(self, scores: jax.Array, sizes: Sequence[int] | None = None) -> jax.Array:
+        check_scores("proportional", scores)
         scores = _positive(scores)
         lowest, highest = kept_range(scores, self.fence)
         # Over the highest, so that no power leaves the range of float32.

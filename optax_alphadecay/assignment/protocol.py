@@ -64,6 +64,15 @@ def check_by(name: str, by: str) -> None:
         raise ValueError(f"{name}: by must be 'modules' or 'weights', got {by!r}.")
 
 
+def check_scores(name: str, scores: jax.Array) -> None:
+    """Raise a ValueError if the scores are a scalar, as an assignment that is taken for a schedule gets."""
+    if jnp.ndim(scores) == 0:
+        raise ValueError(
+            f"{name}: called with a scalar, {scores!r}, as a schedule would be. optax.inject_hyperparams takes every"
+            " callable for one: pass it static_args=('metric', 'assign', 'modules', 'mask')."
+        )
+
+
 def over_mean(ratios: jax.Array, by: By, sizes: Sequence[int] | None) -> jax.Array:
     """Divide ratios by the mean of the finite ones, over modules or over weights."""
     if by == "weights" and sizes is None:

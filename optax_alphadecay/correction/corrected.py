@@ -122,6 +122,11 @@ def partly_corrected(
       A transformation. Updates keep their dtype.
     """
     decay = optax.add_decayed_weights if decay is None else decay
+    if not callable(decay):
+        raise ValueError(
+            f"decay must be a function that makes one, such as oad.alphadecay, not what it makes; got {decay!r}. For"
+            " options, pass functools.partial(oad.alphadecay, refresh_every=100)."
+        )
 
     def members(wanted: bool) -> Callable[[PyTree], PyTree]:
         def select(params: PyTree) -> PyTree:

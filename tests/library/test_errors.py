@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
 
@@ -28,6 +29,8 @@ given = functools.partial
         (oad.alphadecay, "weight_decay", RATES),
         (given(oad.alphadecay, 0.1), "refresh_every", GAPS),
         (given(oad.alphadecay, 0.1), "mesh", ["fsdp", 8]),
+        (given(oad.alphadecay, 0.1), "metric", ["alpha", 2.0, oad.stable_rank]),
+        (given(oad.alphadecay, 0.1), "assign", ["linear", 2.0, oad.sqrt]),
         (given(oad.adam, 1e-3), "weight_decay", RATES),
         (given(oad.adam, 1e-3), "refresh_every", GAPS),
         (given(oad.adamw, 1e-3), "weight_decay", RATES),
@@ -40,7 +43,12 @@ given = functools.partial
         (given(oad.modulewise_adadecay, 0.1), "refresh_every", GAPS),
         (given(oad.modulewise_adadecay, 0.1), "a", STEEP),
         (oad.linear, "lo", [-0.1, 3.5, NAN, INF, -INF]),
-        (oad.linear, "hi", [-0.1, 0.5, NAN, INF]),
+        (oad.linear, "hi", [-0.1, 0.5, NAN, INF, "3", None]),
+        (given(oad.linear, 0.0, mean=1.0), "hi", [0.0]),
+        (oad.linear, "fence", [0.5, NAN, INF, "2"]),
+        (oad.proportional, "power", [NAN, INF, "2", None]),
+        (given(oad.adamc, 0.1), "decay", [oad.alphadecay(0.1)]),
+        (given(oad.format_table, [oad.ModuleRow("w", (64, 64), 2.5, 1.25)]), "weight_decay", [abs]),
         (oad.sigmoid, "a", STEEP),
         (oad.block_matrices, "min_eigenvalues", [0, -1, 2.5, True]),
         (oad.block_matrices, "stacked", ["layers"]),
@@ -62,6 +70,12 @@ def test_a_value_out_of_range_is_named(function: Callable[..., Any], argument: s
         with pytest.raises(ValueError, match=re.escape(repr(value))) as error:
             function(**{argument: value})
         assert re.search(rf"\b{argument}\b", str(error.value))
+
+
+@pytest.mark.parametrize("assign", [oad.linear(), oad.proportional()])
+def test_an_assignment_taken_for_a_schedule_says_so(assign: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"called with a scalar.*static_args"):
+        optax.inject_hyperparams(oad.alphadecay)(0.1, assign=assign).init({"w": jnp.ones((8, 12))})
 
 
 @pytest.mark.parametrize("matrices", [jnp.ones(3), jnp.ones((2, 3), int), jnp.ones((2, 3), complex), jnp.ones(())])
