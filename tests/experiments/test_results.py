@@ -119,7 +119,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: pathlib.Path, monkeypat
     store.add(outcome(CONFIG, name="a"), path)
     before = path.read_bytes()
 
-    def fail(self: pathlib.Path, text: str) -> int:
+    def fail(self: pathlib.Path, text: str, errors: str | None = None) -> int:
         self.write_bytes(text[:10].encode())
         raise OSError("No space left on device")
 

@@ -14,7 +14,7 @@ from flax import nnx
 import optax_alphadecay as oad
 from experiments.models.common import abstract_model, num_parameters
 from experiments.models.vit import Vit
-from experiments.training.optimizers import MODULES, make_optimizer
+from experiments.training.optimizers import MODULES, MODULEWISE, make_optimizer
 from experiments.vision_config import PRESETS, Batch, VitConfig
 
 TINY = VitConfig(18, 11, 3, 2, 6, 2, 5, (0.2, 0.5, 0.9), (0.3, 0.1, 0.7), norm_eps=1e-2, compute_dtype="float32")
@@ -78,7 +78,9 @@ def test_presets_have_the_sizes_of_the_architecture(preset: str, channels: int, 
 def test_modules_are_the_six_matrices_of_each_block(preset: str) -> None:
     config = PRESETS[preset].config
     params = abstract_model(config.model, Vit)[1]
-    state = jax.eval_shape(make_optimizer(config.optimizer, config.steps).init, params)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    decay = optimizer if isinstance(config.optimizer, MODULEWISE) else oad.alphadecay(0.1, modules=MODULES)
+    state = jax.eval_shape(decay.init, params)
     expected = {
         f"layers/{matrix}/kernel/{layer}"
         for matrix in (*(f"self_attn/{x}_proj" for x in "qkvo"), "mlp/up_proj", "mlp/down_proj")

@@ -32,6 +32,8 @@ NOISE = {
     ("constant_32x32", "goodness-of-fit"),
     ("rank10_of_64", "fix-finger"),
 }
+# Its lowest bin is at an eigenvalue of noise: which kernel OpenBLAS picks for the processor decides.
+ONLY_FINITE = {("rank40_of_64", "fix-finger")}
 # The authors' code fails on these for a reason that ours does not share; float64 NumPy is the judge where there is one.
 ONLY_OURS = {("near_tied_large_64", "median"): 1e-4, ("zero_rows_24_of_64", "fix-finger"): None}
 
@@ -63,6 +65,8 @@ def test_alpha_of_synthetic_matrix(name: str, fit: str) -> None:
     recorded = SYNTHETIC[name][f"{fit}|filter_zeros=False|xmin_pos=2"].get("alpha", math.nan)
     if (name, fit) in NOISE:
         assert math.isnan(alpha)
+    elif (name, fit) in ONLY_FINITE:
+        assert math.isfinite(alpha)
     elif (name, fit) in ONLY_OURS:
         tolerance = ONLY_OURS[name, fit]
         assert math.isfinite(alpha)

@@ -15,6 +15,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import optax_alphadecay as oad
+from optax_alphadecay.norms.constructors import balls_of
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "scion"
 RECORDED: dict[str, Any] = json.loads((DATA / "recorded.json").read_text())
@@ -97,3 +98,8 @@ def test_a_leaf_without_weights_is_left_alone() -> None:
     optimizer, params = oad.scion(0.1), {"none": jnp.zeros((0, 4)), "w": jnp.ones((8, 8))}
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     assert updates["none"].shape == (0, 4)
+
+
+def test_a_tree_without_leaves_has_no_balls() -> None:
+    """As optax.tree.map_params asks, with a placeholder."""
+    assert balls_of(None, {}) == []
