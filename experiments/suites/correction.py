@@ -14,7 +14,7 @@ from experiments.suites.results import Result
 from experiments.suites.scales import SCALES, Scale, with_optimizer
 
 MOMENTA = (1.0, 0.5, 0.1, 0.05)
-EFFECTIVE_RATES = (0.014, 0.028, 0.056)
+EFFECTIVE_RATES = (0.007, 0.014, 0.028, 0.056)
 """Peaks of `gamma * sqrt((2 - a) / a)`."""
 DECAY_A_STEP = 4e-3
 """Peak of `gamma * lambda`: where it and the effective rate are the same, weights settle at the same norm."""
