@@ -15,6 +15,8 @@ from experiments.config import ModelConfig
 from experiments.models.llama import Llama
 from tests.library import framework_models as models
 
+pytestmark = pytest.mark.slow  # every framework traces and compiles a model of its own
+
 FRAMEWORKS = ["linen", "nnx", "equinox", "haiku", "plain_jax"]
 LAYOUTS = pytest.mark.parametrize("scanned", [False, True], ids=["unscanned", "scanned"])
 EACH = pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -16,7 +16,7 @@ from tests.library.registry import GRADIENTS, MASK, MODULES, PARAMS, REGISTRY, S
 Carry = tuple[Any, Any]  # params and state
 
 # Four hundred tests that reach no lines which others leave out, and are quicker without being measured.
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]  # each entry is compiled in each wrapper
 
 DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
 each = pytest.mark.parametrize("name", REGISTRY)
