@@ -3,7 +3,7 @@
 
 from experiments.suites.questions import Arm, Question
 
-_GRID = {"learning_rate": (3e-3, 6e-3, 1.2e-2, 2.4e-2), "weight_decay": (0.3, 0.6, 1.0, 2.0)}
+_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2), "weight_decay": (0.3, 0.6, 1.0, 2.0)}
 _ADAMW = {"coupling": "adamw"}
 
 QUESTION = Question(
