@@ -59,13 +59,19 @@ class _Parser(argparse.ArgumentParser):
         raise CheckpointError(f"{message}; --help lists the options")
 
 
+_PATHS = (
+    "a file or folder: safetensors (shards too), Orbax, .npz, .npy, or PyTorch's .pt, .pth, .bin and .ckpt; of float64,"
+    " float32, float16, bfloat16 or float8"
+)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="optax-alphadecay",
         description="Measure the spectra of the weight matrices of a checkpoint, or compare several checkpoints.",
         allow_abbrev=False,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="safetensors, Orbax, .npz, .npy, .pt or .bin")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
     choose = parser.add_argument_group("which tensors are modules")
     choose.add_argument("--all", action="store_true", help="embeddings, output heads and all other matrices too")
     choose.add_argument(
@@ -99,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_views(parser: argparse.ArgumentParser) -> None:
     show = parser.add_argument_group("what is shown")
-    show.add_argument("--columns", default=table.DEFAULT_COLUMNS, help="any of " + ", ".join(COLUMNS))
+    show.add_argument(
+        "--columns",
+        default=table.DEFAULT_COLUMNS,
+        help="any of " + ", ".join(COLUMNS) + "; or as they are headed in the table",
+    )
     show.add_argument("--sort", default="", metavar="COLUMN", help="--sort=-alpha sorts from the largest")
     show.add_argument("--match", default="", type=_pattern, metavar="REGEX", help="only modules with such a name")
     show.add_argument("--where", action="append", default=[], metavar="CONDITION", help="only those, as 'alpha > 3'")

@@ -6,8 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from optax_alphadecay.inspection.records import Inspection, ModuleRecord
+from optax_alphadecay.inspection.tensors import FILE
 
 _NAMED = 3
+# Of 1,000 Gaussian matrices one has an alpha further below `random_alpha`, in units of (random_alpha - 1) / (size of
+# the tail). Simulated for 50 to 256 eigenvalues and sides of 1 : 1 to 1 : 100: 2.8 to 3.8.
+_MARGIN = 4.0
 
 
 def sentences(inspection: Inspection) -> list[str]:
@@ -42,16 +46,22 @@ def _alphas(modules: Sequence[ModuleRecord]) -> list[str]:
 
 def _random(modules: Sequence[ModuleRecord]) -> list[str]:
     compared = [module for module in modules if math.isfinite(module.alpha - module.random_alpha)]
-    light = [module for module in compared if module.alpha >= module.random_alpha]
+    light = [module for module in compared if not _is_heavy(module)]
     if not compared:
         return []
     if not light:
-        return ["Every tail is heavier than that of a random matrix of the same shape."]
+        return ["Every tail is heavier than those of 999 in 1,000 random matrices of the same shape."]
     have = "has" if len(light) == 1 else "have"
     return [
-        f"Of {len(compared)} modules, {len(light)} {have} a light tail, no heavier than that of a random matrix of the"
-        f" same shape: {_names(light)}."
+        f"Of {len(compared)} modules, {len(light)} {have} a light tail, which a random matrix of the same shape could"
+        f" have too (the other tails are heavier than those of 999 in 1,000): {_names(light)}."
     ]
+
+
+def _is_heavy(module: ModuleRecord) -> bool:
+    """Whether alpha is below those of random matrices of this shape by more than they scatter."""
+    in_tail = len(module.eigenvalues) - len(module.eigenvalues) // 2
+    return module.alpha < module.random_alpha - _MARGIN * (module.random_alpha - 1) / in_tail
 
 
 def _traps(modules: Sequence[ModuleRecord]) -> list[str]:
@@ -82,11 +92,13 @@ def _decays(inspection: Inspection) -> list[str]:
 
 
 def _left_out(inspection: Inspection) -> list[str]:
-    reasons = Counter(tensor.reason for tensor in inspection.left_out)
-    if not reasons:
-        return []
-    parts = [f"{count} ({reason})" for reason, count in reasons.most_common()]
-    return [f"{_count(len(inspection.left_out), 'tensor was', 'tensors were')} left out: {'; '.join(parts)}."]
+    said = []
+    for one, many, is_file in (("tensor was", "tensors were", False), ("file was", "files were", True)):
+        reasons = Counter(left.reason for left in inspection.left_out if (left.dtype == FILE) is is_file)
+        if reasons:
+            parts = [f"{count} ({reason})" for reason, count in reasons.most_common()]
+            said.append(f"{_count(reasons.total(), one, many)} left out: {'; '.join(parts)}.")
+    return said
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -33,7 +33,7 @@ _OPERATORS = {
     ">": operator.gt,
     "=": operator.eq,
 }
-_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|!=|==?|<|>)\s*(\S+)\s*")
+_CONDITION = re.compile(r"\s*(\w[\w ]*?)\s*(<=|>=|!=|==?|<|>)\s*(\S.*?)\s*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,21 +76,31 @@ def rows(modules: Sequence[ModuleRecord], view: View) -> list[ModuleRecord]:
 def check(view: View) -> None:
     """Raise a CheckpointError if the view names what there is not, before anything is measured."""
     rows([], view)
-    for name in view.columns.split(","):
-        _column("--columns", name.strip())
+    _columns(view)
 
 
 def _holds(value: Any, compare: Any, other: str) -> bool:
     try:
         return bool(compare(float(value), float(other)))
     except (TypeError, ValueError):
-        return bool(compare(str(value), other))
+        # As it is printed, and with or without the spaces of a shape.
+        return bool(compare(*(text.replace(" ", "") for text in (cell(value), other))))
+
+
+def _columns(view: View) -> list[str]:
+    return [_column("--columns", name.strip()) for name in view.columns.split(",")]
 
 
 def _column(option: str, name: str) -> str:
-    if name not in COLUMNS:
-        raise CheckpointError(f"{option}: there is no column {name!r}; there are {', '.join(COLUMNS)}")
-    return name
+    """Find a column by its name or by its printed heading, in capitals or not."""
+    for column in COLUMNS:
+        if name.lower() in (column, _heading(column).lower()):
+            return column
+    raise CheckpointError(f"{option}: there is no column {name!r}; there are {', '.join(COLUMNS)}")
+
+
+def _heading(column: str) -> str:
+    return _HEADINGS.get(column, column.replace("_", " "))
 
 
 def cell(value: Any) -> str:
@@ -104,10 +114,10 @@ def cell(value: Any) -> str:
 
 def print_table(console: Any, inspection: Inspection, view: View) -> None:
     """Print the modules of one checkpoint."""
-    columns = [_column("--columns", name.strip()) for name in view.columns.split(",")]
+    columns = _columns(view)
     _print(
         console,
-        [_HEADINGS.get(name, name.replace("_", " ")) for name in columns],
+        list(map(_heading, columns)),
         [[cell(getattr(module, name)) for name in columns] for module in rows(inspection.modules, view)],
     )
 

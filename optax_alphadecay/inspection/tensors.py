@@ -32,9 +32,13 @@ class Tensor:
     """Reads it into memory of its own, which the caller may overwrite."""
 
 
+FILE = "file"
+"""What stands for the dtype of a file that is left out as a whole."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """A tensor, or a part of a checkpoint, that is not measured."""
+    """A tensor, or a file of a checkpoint, that is not measured."""
 
     name: str
     """Its name."""

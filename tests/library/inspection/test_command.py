@@ -72,6 +72,32 @@ def test_table_sorts_and_filters(path: pathlib.Path, capsys: pytest.CaptureFixtu
     assert shown.splitlines()[-1].split() == ["norm", "64", "float64", "'norm'", "names", "a", "norm"]
 
 
+def test_columns_go_by_their_headings_too(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the table prints can be asked for, in capitals or not."""
+    assert run(path, "--no-shuffle") == 0
+    headings = "module,shape,alpha,random,alpha KS,KS,stable rank,spectral norm,spikes,traps,ratio,decay"
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.split() == headings.replace(",", " ").split()
+    options = ["--columns", f"{headings},ALPHA ff", "--where", "alpha KS > 1.9", "--where", "shape = 64 x 96"]
+    assert run(path, *options, "--sort=-ks", "--no-shuffle") == 0
+    shown = capsys.readouterr().out
+    expected = [
+        (module.ks_distance, module.name)
+        for module in oad.inspect(path, shuffle=False)
+        if module.alpha_goodness_of_fit > 1.9 and module.shape == (64, 96)
+    ]
+    assert shown.splitlines()[0].endswith("alpha FF")
+    assert expected and first_column(shown) == [name for _, name in sorted(expected, reverse=True)]
+
+
+def test_help_names_everything_that_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    shown = capsys.readouterr().out
+    for format in ("safetensors", "Orbax", ".npz", ".npy", ".pt,", ".pth", ".bin", ".ckpt", "bfloat16", "float8"):
+        assert format in shown, format
+
+
 def test_all_takes_embeddings_and_small_matrices(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "m.npz", embed=np.ones((60, 70)), small=np.ones((3, 4)), bias=np.ones(3))
     assert run(tmp_path / "m.npz", "--all", "--no-shuffle") == 0
@@ -229,7 +255,7 @@ def test_summary_is_true_of_what_was_measured() -> None:
     )
     one = sentences(oad.inspect({"heavy": params["heavy"]}, shuffle=False))
     assert one[0] == "1 module was measured." and not any("traps" in sentence for sentence in one)
-    assert one[2] == "Every tail is heavier than that of a random matrix of the same shape."
+    assert one[2] == "Every tail is heavier than those of 999 in 1,000 random matrices of the same shape."
     assert "0.1, AlphaDecay would give heavy the most decay (0.1)" in one[3]
     many = sentences(oad.inspect({f"m{i}": rng.standard_normal((64, 64)) for i in range(9)}))
     assert any("and" in sentence and "more" in sentence and "light tail" in sentence for sentence in many)
@@ -237,3 +263,14 @@ def test_summary_is_true_of_what_was_measured() -> None:
     assert sentences(oad.inspect({})) == ["No module was found."]
     product = oad.inspect({"lora_a": rng.standard_normal((64, 4)), "lora_b": rng.standard_normal((4, 64))})
     assert len(sentences(product)) == 2
+
+
+def test_a_random_matrix_is_not_called_heavy() -> None:
+    """Half of the random matrices have an alpha below the limit for large ones; that says nothing of them."""
+    matrices = {f"m{at}": np.random.default_rng(at).standard_normal((64, 96)) for at in range(40)}
+    inspection = oad.inspect(matrices, shuffle=False)
+    below = [module for module in inspection if module.alpha < module.random_alpha]
+    assert len(below) >= 5
+    for module in below:
+        said = sentences(oad.inspect({module.name: matrices[module.name]}, shuffle=False))
+        assert any(sentence.startswith("Of 1 modules, 1 has a light tail") for sentence in said), said
