@@ -34,7 +34,7 @@ class Resume:
         for line in lines:
             try:
                 key, values, mean, stddev, traps = json.loads(line)
-            except ValueError:  # the line that was being written when the process ended
+            except (TypeError, ValueError):  # the line that was being written when the process ended
                 continue
             self._spectra[key] = Spectrum(np.array(values), mean, stddev, traps)
 

@@ -5,13 +5,25 @@ import hashlib
 import json
 import math
 import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from optax_alphadecay.inspection.readers import numpy_files, orbax_folders, safetensors_files, torch_files
-from optax_alphadecay.inspection.tensors import Checkpoint, CheckpointError, LeftOut, Tensor, natural_key, printable
+from optax_alphadecay.inspection.tensors import (
+    FILE,
+    Checkpoint,
+    CheckpointError,
+    LeftOut,
+    Tensor,
+    natural_key,
+    printable,
+)
 
-_READERS: dict[str, Callable[[pathlib.Path], list[Tensor]]] = {
+Reader = Callable[[pathlib.Path], Sequence[Tensor | LeftOut]]
+"""Lists what a file holds: what can be read, and what cannot with the reason."""
+
+_READERS: dict[str, Reader] = {
     ".safetensors": safetensors_files.read,
     ".npz": numpy_files.read_npz,
     ".npy": numpy_files.read_npy,
@@ -20,7 +32,14 @@ _READERS: dict[str, Callable[[pathlib.Path], list[Tensor]]] = {
     ".bin": torch_files.read,
     ".ckpt": torch_files.read,
 }
-_FORMATS = "safetensors (one file, or a folder with its shards and index), Orbax folders, .npz, .npy, and .pt or .bin"
+_FORMATS = (
+    "safetensors (one file, or a folder with its shards and index), Orbax folders, .npz, .npy, and .pt, .pth, .bin or"
+    " .ckpt"
+)
+# What trainers save beside a model: those of Hugging Face, also for each process.
+_OF_TRAINER = re.compile(
+    r"(optimizer|scheduler|scaler|sampler|training_args|rng_state|random_states|dl_state_dict)([_-].*)?", re.IGNORECASE
+)
 _PICKLES = {".pkl", ".pickle", ".joblib", ".dill"}
 _INDEX = ".index.json"
 
@@ -61,19 +80,43 @@ def _read(path: pathlib.Path) -> tuple[list[pathlib.Path], list[Tensor], list[Le
     if path.is_file():
         if path.name.endswith(_INDEX):
             return _read_shards(path)
-        return [path], _reader_of(path)(path), []
+        return [path], *_read_all([path])
     for pattern in ("*.safetensors" + _INDEX, "*.bin" + _INDEX):
         if indices := sorted(path.glob(pattern)):
-            return _read_shards(indices[0])
+            files, tensors, left_out = _read_shards(indices[0])
+            return files, tensors, left_out + _not_read(path, files)
     for suffix in _READERS:
-        if files := sorted(path.glob("*" + suffix)):
-            return files, [tensor for file in files for tensor in _READERS[suffix](file)], []
+        if files := [file for file in sorted(path.glob("*" + suffix)) if not _OF_TRAINER.fullmatch(file.stem)]:
+            tensors, left_out = _read_all(files)
+            return files, tensors, left_out + _not_read(path, files)
     if tree := orbax_folders.find(path):
         return [tree / "_METADATA"], *orbax_folders.read(tree)
-    raise CheckpointError(f"{path}: there is no checkpoint in this folder; what can be read is {_FORMATS}")
+    only = "".join(f"; {left.name} is {left.reason}" for left in _not_read(path, []))
+    raise CheckpointError(f"{path}: there is no checkpoint in this folder; what can be read is {_FORMATS}{only}")
 
 
-def _reader_of(path: pathlib.Path) -> Callable[[pathlib.Path], list[Tensor]]:
+def _not_read(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> list[LeftOut]:
+    """Say why the other files of a folder, which could be read too, are left out."""
+    others = (file for file in sorted(folder.iterdir()) if file.suffix in _READERS and file not in files)
+    return [
+        LeftOut(
+            printable(file.name),
+            (),
+            FILE,
+            "the state of a trainer" if _OF_TRAINER.fullmatch(file.stem) else f"{files[0].name} was read instead",
+        )
+        for file in others
+    ]
+
+
+def _read_all(files: Sequence[pathlib.Path]) -> tuple[list[Tensor], list[LeftOut]]:
+    found = [entry for file in files for entry in _reader_of(file)(file)]
+    return [entry for entry in found if isinstance(entry, Tensor)], [
+        entry for entry in found if isinstance(entry, LeftOut)
+    ]
+
+
+def _reader_of(path: pathlib.Path) -> Reader:
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise CheckpointError(f"{path}: refused, since reading it would execute a pickle; save plain arrays instead")
@@ -96,10 +139,14 @@ def _read_shards(index: pathlib.Path) -> tuple[list[pathlib.Path], list[Tensor],
     files = [index.parent / name for name in names]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(f"{index}: it names {len(missing)} files that are not there, the first {missing[0]}")
-    tensors = [tensor for file in files for tensor in _reader_of(file)(file)]
-    if lost := {name.replace(".", "/") for name in shard_of} - {tensor.name for tensor in tensors}:
+    tensors, left_out = _read_all(files)
+    if (
+        lost := {name.replace(".", "/") for name in shard_of}
+        - {tensor.name for tensor in tensors}
+        - {left.name for left in left_out}
+    ):
         raise CheckpointError(f"{index}: it names {len(lost)} tensors that are in no file, the first {min(lost)!r}")
-    return [index, *files], tensors, []
+    return [index, *files], tensors, left_out
 
 
 def _lora_scale(folder: pathlib.Path) -> float | None:

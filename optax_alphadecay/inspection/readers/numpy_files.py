@@ -69,6 +69,8 @@ def _tensor(path: pathlib.Path, name: str, file: IO[bytes], size: int, reopen: A
         raise CheckpointError(
             f"{path}: {name!r} holds Python objects, a pickle, which is never executed here; save plain arrays instead"
         )
+    if min(shape, default=0) < 0:
+        raise CheckpointError(f"{path}: {name!r} has a negative size in its header: {list(shape)}")
     if file.tell() + math.prod(shape) * dtype.itemsize != size:
         raise CheckpointError(f"{path}: {name!r} should be {dtype}{list(shape)}, but the file has {size} bytes for it")
 

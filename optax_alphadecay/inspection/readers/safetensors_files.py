@@ -88,14 +88,18 @@ def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
 def _entry(path: pathlib.Path, name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     """Check one entry of the header, and give its dtype, its shape, and where its bytes begin and end."""
     try:
-        dtype, shape, (first, last) = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
+        kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if kind not in _DTYPES:
+            raise ValueError(f"its dtype {kind!r} is none of {', '.join(_DTYPES)}")
         if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
             raise ValueError("negative or fractional sizes")
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"{path}: the header of this safetensors file gives {name!r} no {error}") from error
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the header of this safetensors file is wrong about {name!r}: {error}"
         ) from error
-    return dtype, shape, first, last
+    return np.dtype(_DTYPES[kind]), shape, first, last
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

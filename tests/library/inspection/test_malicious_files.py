@@ -40,7 +40,15 @@ SAFETENSORS = {
     "lies about a shape": (safetensors_bytes({"w": entry([10**9, 10**9], 0, 16)}, b"\0" * 16), "wrong about 'w'"),
     "has a negative shape": (safetensors_bytes({"w": entry([-2, -2], 0, 16)}, b"\0" * 16), "negative"),
     "has a fractional shape": (safetensors_bytes({"w": entry([2.0, 2], 0, 16)}, b"\0" * 16), "negative or fractional"),
-    "has an unknown type": (safetensors_bytes({"w": entry([2, 2], 0, 16, "F3")}, b"\0" * 16), "wrong about 'w'"),
+    "has an unknown type": (
+        safetensors_bytes({"w": entry([2, 2], 0, 16, "F3")}, b"\0" * 16),
+        "wrong about 'w': its dtype 'F3' is none of F64, F32",
+    ),
+    "has no type": (
+        safetensors_bytes({"w": {"dtype": None, "shape": [], "data_offsets": [0, 0]}}),
+        "its dtype None is",
+    ),
+    "has no shape": (safetensors_bytes({"w": {"dtype": "F32", "data_offsets": [0, 0]}}), "gives 'w' no 'shape'"),
     "has tensors that overlap": (
         safetensors_bytes({"a": entry([4], 0, 16), "b": entry([4], 8, 24)}, b"\0" * 24),
         "wrong about 'b'",
@@ -97,6 +105,7 @@ def npy_bytes(shape: str, data: bytes, version: bytes = b"\x01\x00") -> bytes:
     ("content", "said"),
     [
         (npy_bytes("(100000, 100000)", b"\0" * 16), "but the file has"),
+        (npy_bytes("(-2, -2)", b"\0" * 16), "negative size"),
         (npy_bytes("__import__('os').abort()", b""), "is not an array of NumPy"),
         (npy_bytes("(2, 2)", b"\0" * 16, b"\x09\x00"), "is not an array of NumPy"),
         (b"\x93NUM", "is not an array of NumPy"),

@@ -3,8 +3,6 @@
 
 import json
 import pathlib
-import sys
-import types
 from typing import Any
 
 import jax.numpy as jnp
@@ -153,98 +151,3 @@ def test_orbax_that_is_damaged(tmp_path: pathlib.Path) -> None:
     (tmp_path / "c" / "_METADATA").write_text("{}")
     with pytest.raises(CheckpointError, match="Orbax cannot read this checkpoint"):
         open_checkpoint(tmp_path / "c")
-
-
-class FakeTensor:
-    """What the reader uses of torch.Tensor, over an array of NumPy."""
-
-    def __init__(self, array: np.ndarray):
-        self.array, self.shape, self.dtype = array, array.shape, f"torch.{array.dtype.name}"
-
-    def detach(self) -> "FakeTensor":
-        return self
-
-    contiguous = clone = detach
-
-    def view(self, dtype: Any) -> "FakeTensor":
-        return FakeTensor(self.array.copy().view(dtype))
-
-    def numpy(self) -> np.ndarray:
-        return self.array
-
-
-def fake_torch(load: Any) -> types.ModuleType:
-    torch = types.ModuleType("torch")
-    fields = {
-        "Tensor": FakeTensor,
-        "load": load,
-        "uint8": np.uint8,
-        "int16": np.int16,
-        "int32": np.int32,
-        "int64": np.int64,
-    }
-    for name, value in fields.items():
-        setattr(torch, name, value)
-    return torch
-
-
-def test_what_torch_loads_is_flattened(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    array = RNG.standard_normal((3, 4)).astype(jnp.bfloat16)
-    asked: dict[str, Any] = {}
-
-    def load(path: pathlib.Path, **options: Any) -> Any:
-        asked.update(options)
-        return {
-            "model": {"layers.0.up": FakeTensor(array)},
-            "epoch": 3,
-            "more": [FakeTensor(array[0].astype(np.float64))],
-        }
-
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(load))
-    (tmp_path / "x.pt").write_bytes(b"what torch reads")
-    read = contents(open_checkpoint(tmp_path / "x.pt"))
-    assert asked == {"map_location": "cpu", "weights_only": True, "mmap": False}
-    assert read.keys() == {"model/layers/0/up", "more/0"}
-    np.testing.assert_array_equal(read["model/layers/0/up"], array)
-
-
-def test_files_that_torch_refuses(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pickle
-
-    (tmp_path / "x.pt").write_bytes(b"what torch refuses")
-    for error, said in [
-        (pickle.UnpicklingError("Weights only load failed"), "refused, since loading it would execute a pickle"),
-        (RuntimeError("Cannot use ``weights_only=True`` with TorchScript"), "refused, since loading it"),
-        (EOFError("Ran out of input"), "not a file of PyTorch, or a damaged one: Ran out of input"),
-    ]:
-
-        def load(path: pathlib.Path, error: Exception = error, **options: Any) -> Any:
-            raise error
-
-        monkeypatch.setitem(sys.modules, "torch", fake_torch(load))
-        with pytest.raises(CheckpointError, match=said):
-            open_checkpoint(tmp_path / "x.pt")
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(lambda path, **options: {"epoch": 3}))
-    with pytest.raises(CheckpointError, match="no tensor in this file"):
-        open_checkpoint(tmp_path / "x.pt")
-    nested: list[Any] = []
-    nested.append(nested)
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(lambda path, **options: nested))
-    with pytest.raises(CheckpointError, match="nested too deeply"):
-        open_checkpoint(tmp_path / "x.pt")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(CheckpointError, match="needs torch, which is not installed: pip install torch"):
-        open_checkpoint(tmp_path / "x.pt")
-
-
-def test_files_of_the_real_torch(tmp_path: pathlib.Path) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not among the packages of the tests")
-    weights = torch.randn(3, 4)
-    types_ = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.bool)
-    torch.save({"state": {str(at): weights.to(dtype) for at, dtype in enumerate(types_)}}, tmp_path / "x.pt")
-    read = contents(open_checkpoint(tmp_path / "x.pt"))
-    for at, dtype in enumerate(types_):
-        np.testing.assert_array_equal(read[f"state/{at}"].astype(np.float64), weights.to(dtype).double().numpy())
-    torch.save({"a class": types.SimpleNamespace(x=1)}, tmp_path / "y.pt")
-    with pytest.raises(CheckpointError, match="would execute a pickle"):
-        open_checkpoint(tmp_path / "y.pt")
