@@ -17,7 +17,7 @@ from experiments.finetuning import bag_of_words, figures
 from experiments.finetuning.base import check_vocabulary, restore_base
 from experiments.models.classifier import Classifier, cross_entropy
 from experiments.models.common import Network, abstract_model
-from experiments.parallel import sharding
+from experiments.parallel import distributed, sharding
 from experiments.training.task import Run
 
 
@@ -131,7 +131,7 @@ def score(
     """
     with jax.set_mesh(mesh):
         parts = [_sums(graphdef, params, *sharding.share_rows(batch, mesh)) for batch in of_batches]
-    nats, correct, examples = np.array(jax.device_get(parts), np.float64).sum(axis=0).tolist()
+    nats, correct, examples = np.array(distributed.fetch(parts, "a validation"), np.float64).sum(axis=0).tolist()
     return Score(nats / examples, correct / examples, int(examples))
 
 

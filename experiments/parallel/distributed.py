@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -97,27 +97,31 @@ def ends_together(main: Callable[Parameters, int]) -> Callable[Parameters, int]:
 
 
 def end_if_left_alone(error: Exception) -> None:
-    """Ends this process, with a line that names them, if other processes are gone; returns if all answer.
+    """Ends this process, with a line that says why, if other processes are gone or a connection to one broke.
 
     Args:
-        error: What was raised. On every process that is left, a collective fails: on the CPU with a ValueError.
+        error: What was raised; the function returns if it does not come of that. On every process that is left, a
+            collective fails: on the CPU with a ValueError.
     """
     of_collective = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
     if not of_collective or not jax.distributed.is_initialized() or jax.process_count() == 1:
         return
+    count = jax.process_count()
     try:
         get_barrier_sync_fn()(key="who_is_left", timeout_ms=1000 * _SECONDS_TO_ANSWER)
-        return
     except Exception as answer:  # JAX tells in words which tasks did not come
         words = str(answer).rpartition("task names:")[2].partition("RPC:")[0]
-    # Without the first process, which coordinates, there is no answer.
-    missing = {int(task) for task in re.findall(r"^\D*(\d+)$", words, re.MULTILINE)} or {0}
-    names = ", ".join(map(str, sorted(missing)))
-    print(
-        f"error: process {jax.process_index()} cannot go on: of its {jax.process_count()} processes, {names} ended or "
-        "cannot be reached. The same command goes on from the newest checkpoint.",
-        file=sys.stderr,
-    )
+        # Without the first process, which coordinates, there is no answer.
+        missing = {int(task) for task in re.findall(r"^\D*(\d+)$", words, re.MULTILINE)} or {0}
+        _end(f"of its {count} processes, {', '.join(map(str, sorted(missing)))} ended or cannot be reached")
+    if "Gloo" in str(error):
+        _end(f"all of its {count} processes answer, but a connection between two of them broke ({error})")
+
+
+def _end(cause: str) -> NoReturn:
+    """Says in a line why this process cannot go on, and ends it at once."""
+    line = f"error: process {jax.process_index()} cannot go on: {' '.join(cause.split())}."
+    print(f"{line} The same command goes on from the newest checkpoint.", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -17,6 +17,7 @@ from flax import nnx
 
 import optax_alphadecay as oad
 from experiments.models.common import Network
+from experiments.parallel import distributed
 from experiments.training.checkpoints import Batches, Checkpoints
 from experiments.training.decays.relative import relative_decays
 from experiments.training.metrics import MetricsLog
@@ -141,7 +142,8 @@ def validate(run: Run, log: MetricsLog, console: rich.console.Console) -> None:
         values, text = run.task.validate(run)
     except Preempted:
         return  # the run that goes on makes it up
-    sizes = {f"norm/{kind}": float(size) for kind, size in jax.device_get(weight_sizes(run.state.params)).items()}
+    norms = distributed.fetch(weight_sizes(run.state.params), "norms")
+    sizes = {f"norm/{kind}": float(size) for kind, size in norms.items()}
     strengths = relative_decays(run.config.optimizer, run.state.params, run.state.opt_state)
     decays = {f"relative_decay/{kind}": strength for kind, strength in strengths.items()}
     log.write(run.step, {**{f"validation/{name}": value for name, value in values.items()}, **sizes, **decays})

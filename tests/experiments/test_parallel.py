@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import os
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from experiments.config import Config, MeshConfig
 from experiments.models.common import abstract_model
 from experiments.models.llama import Llama
-from experiments.parallel import sharding
+from experiments.parallel import distributed, sharding
 from experiments.presets import PRESETS
 
 NANO = PRESETS["nano"].config
@@ -55,3 +58,33 @@ def test_pieces_keep_the_rows_of_a_device() -> None:
     assert pieces.shape == (3, 4, 5)
     np.testing.assert_array_equal(pieces[:, :, 0].T.ravel(), np.arange(12))
     np.testing.assert_array_equal(sharding.rows_of_process(mesh, 12), np.arange(12))
+
+
+def test_no_run_waits_for_other_processes_without_a_bound() -> None:
+    folder, unbounded = pathlib.Path(distributed.__file__).parents[1], re.compile("device_get|process_allgather")
+    # Figures are drawn from arrays that the first process has whole.
+    passed = {folder / "parallel" / "distributed.py", folder / "training" / "figures.py"}
+    paths = [path for path in folder.rglob("*.py") if path not in passed]
+    assert not [path for path in paths if unbounded.search(path.read_text())], "use distributed.fetch or to_host"
+
+
+def test_a_broken_connection_between_processes_that_live_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "get_barrier_sync_fn", lambda: lambda **named: None)  # the other one answers
+    monkeypatch.setattr(os, "_exit", end)
+
+    @distributed.ends_together
+    def main() -> int:
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:27525")
+
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: process 0 cannot go on: all of its 2 processes answer, but a connection between")
+    assert "[127.0.0.1]:27525). The same command goes on" in errors and errors.count("\n") == 1

@@ -11,6 +11,7 @@ import optax
 
 import optax_alphadecay as oad
 from experiments.methods import AdaDecay, AlphaDecay, ByType, GradientScale, Method, NoDecay, Uniform
+from experiments.parallel import distributed
 from experiments.training.decays.modules import MODULES, module_leaves
 
 
@@ -31,7 +32,8 @@ def relative_decays(config: Method, params: Any, opt_state: Any) -> dict[str, fl
     moments = _second_moments(opt_state)
     if moments is None or getattr(config, "corrected", False):
         return {}
-    weights, gradients = jax.device_get(_mean_squares(params, *moments, config.b2))  # type: ignore[union-attr]
+    squares = _mean_squares(params, *moments, config.b2)  # type: ignore[union-attr]
+    weights, gradients = distributed.fetch(squares, "norms")
     found = {}
     for kind, ratio in _ratios(config, params, opt_state, weights).items():
         gradient = np.sqrt(gradients[kind]) if config.coupling == "adam" else 1.0
