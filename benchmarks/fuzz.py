@@ -1,6 +1,7 @@
 """Searches for inputs that the library mishandles: `python -m benchmarks.fuzz --examples N --seed S`."""
 # SPDX-License-Identifier: Apache-2.0
 
+import collections
 import dataclasses
 import json
 import sys
@@ -14,6 +15,7 @@ import optax
 import tyro
 
 import optax_alphadecay as oad
+from benchmarks.report import conditions
 from experiments.command_line import ends_in_a_line
 
 RATE = 0.1
@@ -21,10 +23,14 @@ UPDATES = 3
 """Updates of an example; weights and gradients are drawn anew for each."""
 SIZES = (1, 2, 3, 5, 8, 13)
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
-METRICS: tuple[Callable[[], oad.Metric], ...] = (
-    oad.pl_alpha_hill, oad.alpha_hat, oad.frobenius_norm, oad.grad_norm, oad.spectral_entropy, oad.spectral_norm,
-    oad.stable_rank, lambda: oad.pl_alpha_hill(oad.goodness_of_fit()), lambda: oad.pl_alpha_hill(oad.fix_finger()),
-)  # fmt: skip
+METRICS: dict[str, Callable[[], oad.Metric]] = {
+    **{metric.__name__: metric for metric in (
+        oad.pl_alpha_hill, oad.alpha_hat, oad.frobenius_norm, oad.grad_norm, oad.spectral_entropy, oad.spectral_norm,
+        oad.stable_rank,
+    )},
+    "goodness_of_fit": lambda: oad.pl_alpha_hill(oad.goodness_of_fit()),
+    "fix_finger": lambda: oad.pl_alpha_hill(oad.fix_finger()),
+}  # fmt: skip
 RANGES = {oad.linear: (2 / 3, 3.0), oad.sqrt: (0.0, np.inf), oad.log2: (-np.inf, np.inf), oad.sigmoid: (0.0, 2.0)}
 """What each assignment may give."""
 WRAPPERS: dict[str, Callable[[optax.GradientTransformationExtraArgs], Any]] = {
@@ -53,6 +59,7 @@ class Tree(NamedTuple):
 
     shapes: dict[str, jax.ShapeDtypeStruct]
     modules: dict[str, Any]
+    metric: str
     assign: Callable[[], oad.Assignment]
     wrapper: str
     init: Callable[..., Any]
@@ -69,12 +76,12 @@ def draw_tree(rng: np.random.Generator) -> Tree:
         modules[name] = optax.contrib.MuonDimensionNumbers(1, 2) if is_module and len(shape) == 3 else is_module
     assign = list(RANGES)[rng.integers(len(RANGES))]
     wrapper = list(WRAPPERS)[rng.integers(len(WRAPPERS))]
+    metric = list(METRICS)[rng.integers(len(METRICS))]
     inner = oad.alphadecay(
-        RATE, refresh_every=int(rng.integers(1, 4)), metric=METRICS[rng.integers(len(METRICS))](), assign=assign(),
-        modules=modules,
-    )  # fmt: skip
+        RATE, refresh_every=int(rng.integers(1, 4)), metric=METRICS[metric](), assign=assign(), modules=modules
+    )
     transformation = WRAPPERS[wrapper](inner)
-    return Tree(shapes, modules, assign, wrapper, jax.jit(transformation.init), jax.jit(transformation.update))
+    return Tree(shapes, modules, metric, assign, wrapper, jax.jit(transformation.init), jax.jit(transformation.update))
 
 
 def draw_leaf(rng: np.random.Generator, shape: jax.ShapeDtypeStruct) -> jax.Array:
@@ -128,6 +135,14 @@ def violations(tree: Tree, rng: np.random.Generator) -> Iterator[str]:
                 yield f"the update of {name} is not its gradient and {RATE} x {of_leaf} of it"
 
 
+def all_violations(tree: Tree, rng: np.random.Generator) -> Iterator[str]:
+    """Makes one example, and says what does not hold; an error that is raised is one."""
+    try:
+        yield from violations(tree, rng)
+    except Exception as error:
+        yield f"raises {type(error).__name__}: {error}"
+
+
 @ends_in_a_line
 def main(args: Sequence[str] | None = None) -> int:
     """Fuzzes.
@@ -139,15 +154,19 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 if something did not hold.
     """
     options = tyro.cli(Options, args=args, prog="python -m benchmarks.fuzz")
-    found, trees = 0, 0
+    found, trees, kinds = 0, 0, collections.Counter[str]()
     for start in range(0, options.examples, options.examples_of_a_tree):
-        tree = draw_tree(np.random.default_rng([options.seed, start]))
-        trees += 1
-        for example in range(start, min(start + options.examples_of_a_tree, options.examples)):
-            for violation in violations(tree, np.random.default_rng([options.seed, start, example])):
+        tree, trees = draw_tree(np.random.default_rng([options.seed, start])), trees + 1
+        of_tree = range(start, min(start + options.examples_of_a_tree, options.examples))
+        dtypes = {str(leaf.dtype) for leaf in tree.shapes.values()}
+        kinds.update(dict.fromkeys((tree.metric, tree.assign.__name__, tree.wrapper, *dtypes), len(of_tree)))
+        for example in of_tree:
+            for violation in all_violations(tree, np.random.default_rng([options.seed, start, example])):
                 found += 1
                 print(f"error: example {example} of seed {options.seed}: {violation}\n  {tree}", file=sys.stderr)
-    print(json.dumps({"seed": options.seed, "examples": options.examples, "trees": trees, "violations": found}))
+    where = conditions(sys.argv[1:] if args is None else args, module="benchmarks.fuzz")
+    counts = {"examples": options.examples, "trees": trees, "violations": found, "examples of": kinds}
+    print(json.dumps({**where, **counts}, indent=1))
     return int(found > 0)
 
 
