@@ -116,7 +116,8 @@ def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
         lines += [part.table] if part.table else []
         lines += [_made_by(section, book, scale), rerun(book.cells[section.suite, scale])]
     if not scales:
-        lines.append(f"{NOT_MADE.capitalize()}: {_commands(section, 'nano')}.")
+        smallest = next(scale for scale in REPORTED if section.suite not in SUITES or book.cells[section.suite, scale])
+        lines.append(f"{NOT_MADE.capitalize()}: {_commands(section, smallest)}.")
     lines += [section.after()] if section.after else []
     return "\n\n".join(line.strip("\n") for line in lines if line)
 
@@ -149,17 +150,19 @@ def _status(book: Book) -> str:
     about = (
         f"Runs made of those planned; what is missing is made by {command('NAME', 'SCALE')}, which says with "
         "`--plan` how long it takes. Tables and figures share runs, and show a scale once more than half of their "
-        "cells have one. `waits`: its runs depend on a sweep still to make. The Vision Transformer does not depend on "
-        "the language model's scale: `nano` is digits, `60m` ImageNet."
+        "cells have one. `waits`: its runs depend on a sweep still to make. The Vision Transformer is ImageNet's, and "
+        "stands under `60m`."
     )
     return f"{about}\n\n{table(('suite', *REPORTED), rows)}"
 
 
 def _nothing(suite: str, scale: str) -> str:
     """What stands where a suite has no runs at a scale: that it waits, or nothing if it will never have any."""
-    question = QUESTIONS.get(suite.removesuffix("-tuning"))
-    never = question.scale != scale if question else SCALES[scale].only_questions or SUITES[suite].vision
-    return "" if never else "waits"
+    question, chosen = QUESTIONS.get(suite.removesuffix("-tuning")), SCALES[scale]
+    if question:
+        return "" if question.scale != scale else "waits"
+    is_undrawn = suite.startswith("figure-") and not chosen.ablation_seeds
+    return "" if chosen.only_questions or SUITES[suite].vision or is_undrawn else "waits"
 
 
 def _counted(words: Iterable[str]) -> str:

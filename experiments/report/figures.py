@@ -4,7 +4,7 @@
 import io
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from experiments.report.data import Reading, last_refresh, training_seconds
+from experiments.report.data import Reading, last_refresh
 from experiments.report.statistics import PERPLEXITY, Cell, Summary, summarise
 from experiments.report.text import settings, with_labels
 from experiments.style import COLOURS, MARKERS, STYLE
@@ -100,55 +100,6 @@ def draw_decays(cells: Sequence[Cell]) -> Figure:
         _name_columns(panel, [f"{rate:g}" for rate in rates])
         panel.set(xlabel="weight decay", ylabel=label)
     top.legend()
-    return figure
-
-
-def draw_settings(rows: Mapping[str, Cell], chosen: Cell | None, uniform: Cell | None) -> Figure:
-    """Figures 5, 6, 7 and 9: perplexity of each setting, all seeds small and grey behind the mean and its deviation.
-
-    Args:
-        rows: The settings in words, top down.
-        chosen: The one of the base run.
-        uniform: Uniform decay with the same seeds, a line to get left of.
-    """
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
-    axes = figure.add_subplot(xlabel="validation perplexity (mean ± standard deviation over seeds)")
-    for row, cell in enumerate(rows.values()):
-        values = cell.values(PERPLEXITY.shown)
-        summary = summarise(values)
-        if summary is None:
-            axes.text(0.01, row, "failed" if cell.failures else "not made", va="center", color=SEED_COLOUR,
-                      transform=axes.get_yaxis_transform())  # fmt: skip
-            continue
-        colour, marker = (COLOURS[5], "D") if cell is chosen else (COLOURS[0], "o")
-        axes.plot(list(values.values()), [row] * len(values), "o", color=SEED_COLOUR, markersize=4, alpha=0.8)
-        label = "base setting" if cell is chosen else None
-        axes.errorbar(
-            summary.mean, row, xerr=summary.std, fmt=marker, color=colour, capsize=4, markersize=7, label=label
-        )
-    if uniform and (level := summarise(uniform.values(PERPLEXITY.shown))):
-        axes.axvline(level.mean, color=COLOURS[6], linestyle="--", linewidth=1.5, label="Uniform decay")
-    _name_rows(axes, list(rows))
-    if axes.get_legend_handles_labels()[1]:
-        figure.legend(loc="outside upper right", ncols=2)
-    return figure
-
-
-def draw_gaps(cells: Sequence[Cell]) -> Figure:
-    """Figure 8: perplexity, and the time of a run, against the steps between refreshes."""
-    figure, (left, right) = _side_by_side(3.2)
-    for index, cell in enumerate(cells):
-        times = {seed: training_seconds(result) for seed, result in cell.finished.items()}
-        for panel, values in ((left, cell.values(PERPLEXITY.shown)), (right, times)):
-            panel.plot([index] * len(values), list(values.values()), "o", color=SEED_COLOUR, markersize=4, alpha=0.8)
-        if summary := summarise(cell.values(PERPLEXITY.shown)):
-            _points(left, [(index, summary)], 0, None)
-        if times:
-            _points(right, [(index, Summary(1, min(times.values()), None))], 2, None)
-    for panel, label in ((left, "validation perplexity"), (right, "seconds in steps, fastest seed")):
-        _name_columns(panel, [f"{cell.labels['refresh every']:g}" for cell in cells])
-        panel.set(xlabel="steps between refreshes", ylabel=label)
-    right.set_ylim(0, 1.15 * right.dataLim.ymax)
     return figure
 
 

@@ -1,51 +1,35 @@
 """The report's tables and figures: where each gets its runs, and what it shows in a line."""
 # SPDX-License-Identifier: Apache-2.0
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report import correction, figures, plasticity, tables
-from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio, training_seconds
+from experiments.report import ablations, correction, figures, plasticity, tables
+from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio
 from experiments.report.parts import Part, Section
 from experiments.report.published import refresh_seconds
-from experiments.report.statistics import ACCURACY, PERPLEXITY, Cell, Measure, best_of, compare_cells
-from experiments.report.text import LEGEND, number, outcome, settings, with_labels
+from experiments.report.statistics import ACCURACY, PERPLEXITY, Measure, best_of, compare_cells
+from experiments.report.text import LEGEND, outcome, settings, with_labels
 from experiments.suites.results import Result
 
-WORDS = {
-    "linear": "linear",
-    "sqrt": "square root",
-    "log2": "logarithm",
-    "sigmoid": "sigmoid in each block",
-    "pl_alpha_hill": "alpha of the power law",
-    "grad_norm": "norm of the gradient",
-    "frobenius_norm": "Frobenius norm",
-    "spectral_norm": "spectral norm",
-    "stable_rank": "stable rank",
-    "median": "median",
-    "fix_finger": "fix-finger",
-    "goodness_of_fit": "goodness of fit",
-}
-"""Settings of the ablations; others are shown as they are."""
 P_LEGEND = (
     "p: AlphaDecay and the method, t-test paired by seed. Best tuned: each method with the learning rate and decay of "
     "its lowest loss in the sweep, whose one seed is the first of these: a little too good for all of them."
 )
 ABLATION = (
-    "AlphaDecay with other settings at the base decay. In brackets: the mean decay of its modules over the base rate, "
-    "which differs between settings. Grey dots are single seeds; the dashed line is Uniform decay with the same seeds."
+    "AlphaDecay with Adam and other settings, at three base rates and the learning rate that is best here. Mean decay: "
+    "of the modules, over the base rate; it differs between settings. Under each perplexity: the loss minus that of "
+    "the base setting at this rate, paired by seed, and its p, corrected over the whole figure by Holm's method. Red: "
+    "p < 0.05. Bold: the lowest of a column."
 )
 SWEEP = (
     "Validation loss of one seed; framed: the lowest with a decay, which the column best tuned repeats over seeds. "
     "Column 0 is the same in all maps: no decay."
 )
-MOST_NOTES = 8
-"""Incomplete settings are named up to this number, and counted beyond."""
 
 
 def _by_decay(suite: str, tuned: str = "", measure: Measure = PERPLEXITY) -> Callable[[Book, str], Part]:
@@ -105,39 +89,6 @@ def _means_by_kind(result: Result) -> dict[str, float]:
     }
 
 
-def _decays(book: Book, scale: str) -> Part:
-    cells = book.cells["figure-4", scale]
-    lowest = []
-    for method in settings(cells, "method"):
-        if best := best_of((cell for cell in cells if cell.labels["method"] == method), PERPLEXITY):
-            lowest.append(f"{method} {number(best)} at decay {best.labels['weight decay']:g}")
-    line = f"Lowest perplexity: {', '.join(lowest)}."
-    return Part(line, _missing(cells), functools.partial(figures.draw_decays, cells))
-
-
-def _ablation(suite: str) -> Callable[[Book, str], Part]:
-    """Figures 5, 6, 7 and 9."""
-
-    def part(book: Book, scale: str) -> Part:
-        cells = book.cells[suite, scale]
-        rows = {f"{_words(cell)}{_times(cell)}": cell for cell in cells}
-        chosen = _chosen(book, scale, cells)
-        draw = functools.partial(figures.draw_settings, rows, chosen, _uniform(book, scale, cells))
-        return Part(_best_and_chosen(cells, chosen), _missing(cells), draw)
-
-    return part
-
-
-def _gaps(book: Book, scale: str) -> Part:
-    cells = book.cells["figure-8", scale]
-    fastest = [
-        f"{min(map(training_seconds, cell.finished.values())):.1f} ({_words(cell)})" for cell in cells if cell.finished
-    ]
-    best = _best_and_chosen(cells, _chosen(book, scale, cells))
-    line = f"{best} Seconds in steps, fastest seed: {', '.join(fastest)}."
-    return Part(line, _missing(cells), functools.partial(figures.draw_gaps, cells))
-
-
 def _sweep(suite: str) -> Callable[[Book, str], Part]:
     def part(book: Book, scale: str) -> Part:
         cells, best = book.cells[suite, scale], []
@@ -149,7 +100,7 @@ def _sweep(suite: str) -> Callable[[Book, str], Part]:
                     (loss, f"{method} {loss:.3f} (lr {labels['learning rate']:g}, decay {labels['weight decay']:g})")
                 )
         line = f"Lowest validation loss of each method, one seed: {', '.join(text for _, text in sorted(best))}."
-        return Part(line, _missing(cells), functools.partial(figures.draw_sweep, cells))
+        return Part(line, ablations.missing(cells), functools.partial(figures.draw_sweep, cells))
 
     return part
 
@@ -162,61 +113,6 @@ def _steps(book: Book, scale: str) -> Part:
 def _vision_sweep(book: Book, scale: str) -> Part:
     line = "Top-1 accuracy in percent of uniform decay with Adam; the best is bold. One seed."
     return Part(line, tables.sweep_vision(book.cells["sweep-vision", scale]))
-
-
-def _words(cell: Cell) -> str:
-    """The one label of an ablation's cell, in words."""
-    ((label, value),) = cell.labels.items()
-    return WORDS.get(value, value) if isinstance(value, str) else f"{label} {value:g}"
-
-
-def _times(cell: Cell) -> str:
-    """The mean decay of a cell's first run over the base rate, in brackets; nothing without a run."""
-    first = next(iter(cell.finished.values()), None)
-    return f" (x {mean_ratio(first):.2f})" if first else ""
-
-
-def _chosen(book: Book, scale: str, cells: Sequence[Cell]) -> Cell | None:
-    """The cell with the settings of the base run."""
-    return next((cell for cell in cells if book.base_names[scale] in cell.names.values()), None)
-
-
-def _uniform(book: Book, scale: str, cells: Sequence[Cell]) -> Cell | None:
-    """Uniform decay with the seeds that an ablation has."""
-    uniform = with_labels(book.cells["table-4", scale], method="Uniform")
-    seeds = {seed for cell in cells for seed in cell.names}
-    if uniform is None:
-        return None
-    return dataclasses.replace(
-        uniform, results={seed: result for seed, result in uniform.results.items() if seed in seeds}
-    )
-
-
-def _best_and_chosen(cells: Sequence[Cell], chosen: Cell | None) -> str:
-    """Which setting has the best mean, and how the base run's does against it."""
-    best = best_of(cells, PERPLEXITY)
-    if best is None:
-        return "All runs have failed."
-    if best is chosen:
-        return f"The base setting, {_words(best)}, has the lowest mean perplexity, {number(best)}."
-    line = f"Lowest mean perplexity: {_words(best)}, {number(best)}."
-    if chosen is None:
-        return line
-    return (
-        f"{line} Against it the base setting, {_words(chosen)}, is {outcome(compare_cells(chosen, best, PERPLEXITY))}."
-    )
-
-
-def _missing(cells: Sequence[Cell]) -> str:
-    """What a figure cannot show: cells with fewer runs than planned; empty if there are none."""
-    notes = []
-    for cell in cells:
-        if len(cell.finished) < len(cell.names):
-            labels = [f"{name} {WORDS.get(str(value), value)}" for name, value in cell.labels.items()]
-            notes.append(f"{', '.join(labels)}: {number(cell)}")
-    if len(notes) > MOST_NOTES:
-        return f"Incomplete: {len(notes)} of {len(cells)} settings lack runs."
-    return f"Incomplete: {'; '.join(notes)}." if notes else ""
 
 
 FURTHER = (*correction.SECTIONS, plasticity.section())
@@ -245,20 +141,20 @@ SECTIONS = (
     Section("Figure 3: alpha and decay by layer", "Bright is high; last refresh of one run each.", "figure-3",
             _structure(figures.draw_layers, "figure-3")),
     Section("Figure 4: perplexity and alpha against the decay rate", "Error bars: standard deviation over seeds. "
-            "Alphas are those of the last refresh.", "figure-4", _decays),
+            "Alphas are those of the last refresh. Adam, at the learning rate that is best here.", "figure-4",
+            ablations.decays),
     Section("Figure 5: assignment functions", f"How scores become decay rates. {ABLATION}", "figure-5",
-            _ablation("figure-5")),
+            ablations.part_of("figure-5")),
     Section("Figure 6: what to measure on a module", f"The score that decay follows. {ABLATION}", "figure-6",
-            _ablation("figure-6")),
+            ablations.part_of("figure-6")),
     Section("Figure 7: power-law fits", f"How alpha is read off a spectrum. {ABLATION}", "figure-7",
-            _ablation("figure-7"), after=refresh_seconds),
-    Section("Figure 8: steps between refreshes", "Grey dots are single seeds. A gap longer than the run means one "
-            "refresh at its start. Times are of the training steps, without compiling and validating, of the fastest "
-            "seed. Other work ran on the machine: seeds differ by more than gaps, and benchmarks/results.md has the "
-            "cost of a refresh.",
-            "figure-8", _gaps),
+            ablations.part_of("figure-7"), after=refresh_seconds),
+    Section("Figure 8: steps between refreshes", f"A gap longer than the run means one refresh at its start. Times are "
+            "of the training steps, without compiling and validating; other work ran on the machine, and "
+            f"benchmarks/results.md has the cost of a refresh. {ABLATION}",
+            "figure-8", ablations.part_of("figure-8", timed=True)),
     Section("Figure 9: scaling ranges", f"The ratios (s1, s2) of the heaviest and the lightest tail. {ABLATION}",
-            "figure-9", _ablation("figure-9")),
+            "figure-9", ablations.part_of("figure-9")),
     Section("Sweep: learning rate and decay, Adam", SWEEP, "sweep-adam", _sweep("sweep-adam")),
     Section("Sweep: learning rate and decay, AdamW", SWEEP, "sweep-adamw", _sweep("sweep-adamw")),
     Section("Sweep: decay of the Vision Transformer", "The network and the steps of table 5.", "sweep-vision",

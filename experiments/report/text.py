@@ -27,7 +27,7 @@ REGIMES = {
     "small": "Repeated data (small)",
 }
 """What the small scales are about; others go by their names."""
-DATA_SETS = {"digits": "Digits (nano)", "imagenet": "ImageNet"}
+DATA_SETS = {"digits": "Digits", "imagenet": "ImageNet"}
 """What a Vision Transformer learns, by its preset."""
 COUPLINGS = {"adam": "Adam", "adamw": "AdamW"}
 

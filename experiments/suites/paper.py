@@ -13,7 +13,7 @@ from experiments.suites.plan import Labels, PlannedRun, Suite
 from experiments.suites.questions import Question
 from experiments.suites.questions.catalogue import QUESTIONS
 from experiments.suites.results import Result
-from experiments.suites.scales import SCALES, Scale, base_config, base_vision_config, with_optimizer
+from experiments.suites.scales import SCALES, Decay, Scale, base_config, base_vision_config, with_optimizer
 from experiments.vision_config import VisionConfig
 
 METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaDecay", "alphadecay": "AlphaDecay"}
@@ -71,20 +71,33 @@ def _structure(base: Config, scale: Scale, found: Mapping[str, Result]) -> Itera
     yield PlannedRun({"method": "AlphaDecay"}, base)
 
 
+def ablated(base: Config, scale: Scale, decay: Decay, seed: int) -> Config:
+    """The run that figures 5 to 9 vary: AlphaDecay with Adam, as in the paper, at one of its base rates."""
+    return with_optimizer(
+        dataclasses.replace(base, seed=seed),
+        coupling="adam", learning_rate=scale.ablations.learning_rates[0],
+        weight_decay=decay.rate, scale_range=decay.scale_range,
+    )  # fmt: skip
+
+
 def _decays(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
-    for seed, rate in itertools.product(range(scale.ablation_seeds), scale.grid(scale.main).sweep):
-        config = with_optimizer(dataclasses.replace(base, seed=seed), weight_decay=rate)
+    ranges = {decay.rate: decay for decay in scale.ablations.decays}
+    for seed, rate in itertools.product(range(scale.ablation_seeds), scale.ablations.sweep):
+        decay = ranges.get(rate, scale.ablations.decays[0]._replace(rate=rate))
+        config = ablated(base, scale, decay, seed)
         yield PlannedRun({"method": "Uniform", "weight decay": rate}, _measured_uniform(config))
         if rate:
             yield PlannedRun({"method": "AlphaDecay", "weight decay": rate}, config)
 
 
 def _vary(label: str, variants: Mapping[str | float, dict[str, Any]]) -> Callable[..., Iterator[PlannedRun]]:
-    """An ablation: the base run with other settings, over seeds."""
+    """An ablation: AlphaDecay with other settings at each base rate, over seeds."""
 
     def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
-        for seed, (value, settings) in itertools.product(range(scale.ablation_seeds), variants.items()):
-            yield PlannedRun({label: value}, with_optimizer(dataclasses.replace(base, seed=seed), **settings))
+        cells = itertools.product(range(scale.ablation_seeds), scale.ablations.decays, variants.items())
+        for seed, decay, (value, settings) in cells:
+            labels: Labels = {label: value, "weight decay": decay.rate}
+            yield PlannedRun(labels, with_optimizer(ablated(base, scale, decay, seed), **settings))
 
     return runs
 
@@ -202,7 +215,8 @@ SUITES: dict[str, Suite] = {
         _vary(
             "range",
             {f"({lo:.3g}, {hi:.3g})": {"scale_range": (lo, hi)}
-             for lo, hi in ((2 / 3, 1.5), (2 / 3, 3.0), (2 / 3, 5.0), (1.0, 3.0), (1 / 3, 3.0), (1 / 3, 5.0))},
+             for lo, hi in ((2 / 3, 1.5), (2 / 3, 3.0), (2 / 3, 5.0), (1.0, 3.0), (1 / 3, 1.5), (1 / 3, 3.0),
+                            (1 / 3, 5.0))},
         ),
     ),
     "equal-mean": Suite("AlphaDecay and its reverse at Uniform's mean decay.", _equal_mean()),

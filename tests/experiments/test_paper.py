@@ -123,8 +123,11 @@ def test_a_setting_that_a_method_ignores_makes_no_other_run() -> None:
 
 def test_suites_share_runs() -> None:
     table = {name_of(run.config) for run in runs_of("table-3", "nano")}
-    for suite in ("table-4", "figure-5", "figure-6", "figure-7", "figure-8", "figure-9", "sweep-adamw"):
+    for suite in ("table-4", "equal-mean", "sweep-adamw"):
         assert table & {name_of(run.config) for run in runs_of(suite, "nano")}, suite
+    ablated, seeds = {name_of(run.config) for run in runs_of("figure-4", "nano")}, SCALES["nano"].ablation_seeds
+    for suite in ("figure-5", "figure-6", "figure-7", "figure-8", "figure-9"):
+        assert len(ablated & {name_of(run.config) for run in runs_of(suite, "nano")}) == 3 * seeds
 
 
 def test_the_best_of_a_sweep_is_taken_per_method_once_all_of_it_is_made() -> None:

@@ -1,6 +1,7 @@
 """The report says what the results say: numbers, bold, p-values, failures and gaps; same results, same bytes."""
 # SPDX-License-Identifier: Apache-2.0
 
+import itertools
 import pathlib
 import re
 import statistics
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from statsmodels.stats.multitest import multipletests
 
 from experiments.report import document, figures, tables
 from experiments.report.__main__ import main
@@ -32,6 +34,7 @@ RATE = GRID.decays[0].rate
 MADE = ("sweep-adamw", "tuned-adamw", "table-3", "equal-mean", "figure-1", "figure-4", "figure-5", "figure-6",
         "figure-8", "sweep-steps")  # fmt: skip
 SEEDS = SCALES["nano"].ablation_seeds
+ABLATED = SCALES["nano"].ablations.decays[0].rate
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +43,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp("results")
     invented_results.write(directory, *MADE)
     for labels, config in runs_of("figure-5", "nano"):
-        if labels == {"assignment": "sqrt"} or (labels == {"assignment": "log2"} and config.seed == 1):
+        lost = (("sqrt", config.seed), ("log2", 1))
+        if labels["weight decay"] == ABLATED and (labels["assignment"], config.seed) in lost:
             add(directory, outcome(config, error="Diverged: | of\nloss"))
     for labels, config in runs_of("figure-6", "nano"):
-        if labels == {"metric": "stable_rank"}:
+        if labels == {"metric": "stable_rank", "weight decay": ABLATED}:
             store.remove(name_of(config), directory / "nano.jsonl")
     add(directory, invent(config, 3.0, name="stray"))
     (directory / "notes.md").write_text("Head.\n\n## In short\n\nRead *this*.\n\n## adam-repeated\n\nOr else.\n")
@@ -112,7 +116,8 @@ def test_figures_are_small_and_free_of_dates(target: pathlib.Path) -> None:
 
 def test_every_table_and_figure_is_there_with_its_command(text: str) -> None:
     for part in SECTIONS:
-        assert f"`python -m experiments.suites {part.suite} --scale nano`" in section(text, part.heading)
+        scale = "60m" if part.suite in SUITES and SUITES[part.suite].vision else "nano"
+        assert f"`python -m experiments.suites {part.suite} --scale {scale}`" in section(text, part.heading)
     assert set(SUITES) - ASKED <= {suite for part in SECTIONS for suite in (part.suite, *part.tuned)}
     links = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(links) == 8 and {"figures/figure-5-nano.svg", "figures/questions.svg"} <= set(links)
@@ -181,14 +186,36 @@ def test_ties_with_the_best_have_a_dagger() -> None:
 def test_failed_and_missing_runs_are_shown(text: str) -> None:
     log2, lost = f"(n = {SEEDS - 1} of {SEEDS}, 1 failed)", SEEDS + 1
     figure_5, figure_6 = section(text, "Figure 5"), section(text, "Figure 6")
-    assert "assignment square root: failed; assignment logarithm:" in figure_5 and log2 in figure_5
+    at = f"weight decay {ABLATED:g}"
+    assert f"assignment square root, {at}: failed; assignment logarithm, {at}:" in figure_5 and log2 in figure_5
     assert "made so far" not in figure_5 and f", {lost} failed)" in figure_5
     assert (
-        "metric stable rank: not made" in figure_6
-        and f"{5 * SEEDS} runs, {SEEDS} seeds a setting, {4 * SEEDS} made so far)" in figure_6
+        f"metric stable rank, {at}: not made" in figure_6
+        and f"{15 * SEEDS} runs, {SEEDS} seeds a setting, {14 * SEEDS} made so far)" in figure_6
     )
     assert f"- failed runs: {lost}" in text and "Diverged: | of loss" in text
-    assert f"| `figure-5` | {4 * SEEDS}/{4 * SEEDS} ({lost} failed) | 0/{4 * SEEDS} |" in text
+    assert f"| `figure-5` | {12 * SEEDS}/{12 * SEEDS} ({lost} failed) |  |" in text
+
+
+def test_ablations_are_held_against_the_base_setting_seed_by_seed(book: Book, text: str) -> None:
+    part = section(text, "Figure 8")
+    differences, raw = {}, {}
+    for decay, gap in itertools.product(SCALES["nano"].ablations.decays, (1, 100, 250, 500)):
+        where = {"coupling": "adam", "learning_rate": 3e-3, "weight_decay": decay.rate, "assign": "linear",
+                 "scale_range": list(decay.scale_range), "metric": "pl_alpha_hill", "fit": "median"}  # fmt: skip
+        ours, base = (finals(book, "loss", refresh_every=every, **where) for every in (gap, 50))
+        assert ours.keys() == base.keys() == set(range(SEEDS))
+        differences[decay.rate, gap] = statistics.mean(ours[seed] - base[seed] for seed in ours)
+        raw[decay.rate, gap] = scipy.stats.ttest_rel([ours[s] for s in base], list(base.values())).pvalue
+        uniform = finals(book, "loss", **{**where, "scale_range": [1.0, 1.0]}, refresh_every=50)
+        if uniform:
+            raw[decay.rate, 0] = scipy.stats.ttest_rel([uniform[s] for s in base], list(base.values())).pvalue
+    corrected = dict(zip(raw, multipletests(list(raw.values()), method="holm")[1], strict=True))
+    rows = cells(part)
+    for (rate, gap), difference in differences.items():
+        shown = rows[f"refresh every {gap}"][rows["setting"].index(f"base rate {rate:g}")]
+        assert shown.endswith(f"{difference:+.3f}, p = {corrected[rate, gap]:.3f}")
+    assert "refresh every 50 (base)" in rows and "Uniform decay" in rows
 
 
 @pytest.mark.parametrize(("change", "word"), [(-0.5, "better"), (0.5, "worse"), (0.0, "not told apart")])

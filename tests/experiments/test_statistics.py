@@ -19,6 +19,7 @@ from experiments.report.statistics import (
     verdict,
 )
 from experiments.suites.identity import name_of
+from experiments.suites.scales import SCALES
 from tests.experiments.invented_results import invent, outcome, runs_of
 
 
@@ -96,12 +97,14 @@ def test_the_best_place_has_the_best_mean() -> None:
 
 def test_cells_keep_failures_and_gaps() -> None:
     runs = runs_of("figure-5", "nano")
-    linear = [config for labels, config in runs if labels == {"assignment": "linear"}]
-    assert len(linear) == 3
+    rates = [decay.rate for decay in SCALES["nano"].ablations.decays]
+    linear = [config for labels, config in runs if labels == {"assignment": "linear", "weight decay": rates[0]}]
+    assert len(linear) == SCALES["nano"].ablation_seeds
     found = {name_of(linear[0]): invent(linear[0], 3.0),
              name_of(linear[2]): outcome(linear[2], error="ValueError: no")}  # fmt: skip
     grouped = group(runs, found)
-    assert [cell.labels["assignment"] for cell in grouped] == ["linear", "sqrt", "log2", "sigmoid"]
+    assert [cell.labels["assignment"] for cell in grouped] == ["linear", "sqrt", "log2", "sigmoid"] * 3
+    assert [cell.labels["weight decay"] for cell in grouped] == [rate for rate in rates for _ in range(4)]
     assert grouped[0].names == {config.seed: name_of(config) for config in linear}
     assert (len(grouped[0].results), grouped[0].failures) == (2, 1)
     assert grouped[0].values("loss") == {0: 3.0}
