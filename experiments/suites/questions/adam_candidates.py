@@ -5,7 +5,7 @@ from experiments.suites.questions import Arm, Question
 
 _GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3), "weight_decay": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
 _TUNED = {"coupling": "adam", "learning_rate": 3e-3}
-_DECAYS = {"weight_decay": (1e-4, 3e-4, 1e-3, 3e-3)}
+_DECAYS = {"weight_decay": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
 """Of the candidates, which get fewer tries than what they are compared with."""
 
 QUESTION = Question(
