@@ -47,4 +47,5 @@ QUESTION = Question(
     effect=0.019,
     deviation=0.021,
     stopping="All 12 seeds of every arm are run. The best two go on to the scale small, on seeds of their own.",
+    norms_every=50,
 )

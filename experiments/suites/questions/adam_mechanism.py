@@ -55,4 +55,5 @@ QUESTION = Question(
     effect=0.013,
     deviation=0.021,
     stopping="All 24 seeds of every arm are run; none is added, whatever they show.",
+    norms_every=50,
 )

@@ -23,4 +23,5 @@ QUESTION = Question(
     effect=0.005,
     deviation=0.01,
     stopping="All 36 seeds of every arm are run; none is added, whatever they show.",
+    norms_every=50,
 )

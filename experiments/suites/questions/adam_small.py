@@ -35,4 +35,5 @@ QUESTION = Question(
     effect=0.013,
     deviation=0.014,
     stopping="All 12 seeds of every arm are run; none is added, whatever they show.",
+    norms_every=100,
 )

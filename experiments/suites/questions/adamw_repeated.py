@@ -52,4 +52,5 @@ QUESTION = Question(
     effect=0.017,
     deviation=0.027,
     stopping="All 24 seeds of every arm are run; none is added, whatever they show.",
+    norms_every=50,
 )
