@@ -6,7 +6,7 @@ import numbers
 import jax
 import jax.numpy as jnp
 
-_OF_MAGNITUDE = 1.2
+OF_MAGNITUDE = 1.2
 """How far beyond the others a score must be, in the largest of their magnitudes. At initialisation the alpha of a
 matrix of aspect ratio 8 is 2.11 times that of a square one, and both are ordinary."""
 
@@ -78,7 +78,7 @@ def _groups(scores: jax.Array, finite: jax.Array, fence: float) -> tuple[jax.Arr
     """
     low = jax.lax.cummin(jnp.where(finite, scores, jnp.inf))
     high = jax.lax.cummax(jnp.where(finite, scores, -jnp.inf))
-    reach = jnp.maximum(fence * (high - low), _OF_MAGNITUDE * jnp.maximum(-low, high))
+    reach = jnp.maximum(fence * (high - low), OF_MAGNITUDE * jnp.maximum(-low, high))
     # Of the later scores, which are larger in magnitude: the nearest above and below.
     above = _later(jax.lax.cummin(jnp.where(finite & (scores >= 0), scores, jnp.inf), reverse=True), jnp.inf)
     below = _later(jax.lax.cummax(jnp.where(finite & (scores < 0), scores, -jnp.inf), reverse=True), -jnp.inf)

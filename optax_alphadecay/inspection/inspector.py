@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_alphadecay.assignment.linear import linear
 from optax_alphadecay.assignment.protocol import Assignment, assign_ratios
 from optax_alphadecay.inspection.adapters import Adapter, find_adapters
+from optax_alphadecay.inspection.ratios import linear_ratios
 from optax_alphadecay.inspection.readers import open_checkpoint
 from optax_alphadecay.inspection.records import Inspection, ModuleRecord, record
 from optax_alphadecay.inspection.resume import Resume
@@ -101,7 +101,7 @@ def inspect(
         if on_progress:
             on_progress(done / sum(costs), part[-1].name)
     inspection = Inspection(checkpoint.path, tuple(records), (*unpaired, *left_out), weight_decay)
-    return _with_ratios(inspection, linear() if assign is None else assign)
+    return _with_ratios(inspection, assign)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,14 +173,18 @@ def _cost(shape: tuple[int, ...]) -> float:
     return 1.0 + size * (sorted(shape)[-2] + 10)
 
 
-def _with_ratios(inspection: Inspection, assign: Assignment) -> Inspection:
+def _with_ratios(inspection: Inspection, assign: Assignment | None) -> Inspection:
     """Add the ratio and the decay of each module; products of factors have none."""
     own = [at for at, module in enumerate(inspection.modules) if not module.is_product]
     names = [inspection.modules[at].name for at in own]
-    scores = jnp.array([inspection.modules[at].alpha for at in own], jnp.float32)
+    scores = np.array([inspection.modules[at].alpha for at in own], np.float32)
     modules = list(inspection.modules)
     sizes = [math.prod(inspection.modules[at].shape) for at in own]
-    for at, ratio in zip(own, np.asarray(assign_ratios(assign, scores, names, sizes)).tolist(), strict=True):
+    if assign is None:
+        ratios = linear_ratios(scores)
+    else:
+        ratios = np.asarray(assign_ratios(assign, jnp.asarray(scores), names, sizes))
+    for at, ratio in zip(own, ratios.tolist(), strict=True):
         decay = ratio * inspection.weight_decay
         modules[at] = dataclasses.replace(modules[at], ratio=ratio, decay=decay)
     return dataclasses.replace(inspection, modules=tuple(modules))

@@ -113,6 +113,6 @@ def _moments(matrix: np.ndarray) -> tuple[float, float]:
     sums = np.zeros(2)
     for start in range(0, len(matrix), height):
         block = matrix[start : start + height].astype(np.float64)
-        sums += block.sum(), np.square(block).sum()
+        sums += block.sum(), np.vdot(block, block)
     mean, square = sums / matrix.size
     return float(mean), math.sqrt(max(square - mean**2, 0.0)) if math.isfinite(square) else math.nan

@@ -42,6 +42,9 @@ _OF_TRAINER = re.compile(
 )
 _PICKLES = {".pkl", ".pickle", ".joblib", ".dill"}
 _INDEX = ".index.json"
+# Components of names that hold moments, which look like weights.
+_OF_OPTIMIZER = re.compile(r"(optimizers?|optim)(_states?|_state_dicts?)?|opt_states?", re.IGNORECASE)
+_BY_TRAINER = "the state of a trainer"
 
 
 def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
@@ -65,7 +68,17 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     names = [tensor.name for tensor in tensors]
     if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
         raise CheckpointError(f"{path}: there are two tensors called {min(twice)!r}")
-    named = [Tensor(printable(tensor.name), tensor.shape, tensor.dtype, tensor.load) for tensor in tensors]
+    of_trainer = {name for name in names if any(map(_OF_OPTIMIZER.fullmatch, name.split("/")))}
+    left_out += [
+        LeftOut(printable(tensor.name), tensor.shape, str(tensor.dtype), _BY_TRAINER)
+        for tensor in tensors
+        if tensor.name in of_trainer
+    ]
+    named = [
+        Tensor(printable(tensor.name), tensor.shape, tensor.dtype, tensor.load)
+        for tensor in tensors
+        if tensor.name not in of_trainer
+    ]
     return Checkpoint(
         str(path),
         tuple(sorted(named, key=lambda tensor: natural_key(tensor.name))),
@@ -103,7 +116,7 @@ def _not_read(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> list[LeftO
             printable(file.name),
             (),
             FILE,
-            "the state of a trainer" if _OF_TRAINER.fullmatch(file.stem) else f"{files[0].name} was read instead",
+            _BY_TRAINER if _OF_TRAINER.fullmatch(file.stem) else f"{files[0].name} was read instead",
         )
         for file in others
     ]

@@ -14,6 +14,7 @@ import pytest
 import optax_alphadecay as oad
 from optax_alphadecay.inspection import spectra
 from optax_alphadecay.inspection.fits import Fits, fit_all
+from optax_alphadecay.inspection.ratios import linear_ratios
 from optax_alphadecay.inspection.records import layer_and_type, record
 from optax_alphadecay.inspection.spectra import beyond_edge, measure, measure_product
 
@@ -187,3 +188,20 @@ def test_product_of_factors_without_making_it() -> None:
 )
 def test_layer_and_type(name: str, expected: tuple[int | None, str]) -> None:
     assert layer_and_type(name) == expected
+
+
+def test_ratios_are_those_of_the_assignment() -> None:
+    """Among scores with groups far from the others, on either side, ties, and scores that are not finite."""
+    assign, draw, fenced = jax.jit(oad.linear()), rng(), 0
+    for size in (1, 2, 3, 4, 9):
+        for _ in range(120):
+            scores = draw.uniform(1.5, 3, size)
+            far = draw.random(size) < draw.choice([0.0, 0.2, 0.4])
+            scores[far] *= draw.choice([1.0, 2.1, 4.0, 30.0, -9.0], far.sum())
+            scores[draw.random(size) < 0.1] = draw.choice([np.nan, np.inf, -np.inf, 2.0])
+            found, expected = linear_ratios(scores), np.asarray(assign(jnp.array(scores, jnp.float32)))
+            fenced += int(((expected == 3) | (expected == np.float32(2 / 3))).sum() > 2)
+            np.testing.assert_allclose(found, np.where(np.isfinite(scores), expected, np.nan), rtol=2e-6)
+    assert fenced > 20
+    assert linear_ratios(np.array([])).shape == (0,)
+    assert np.isnan(linear_ratios(np.full(4, np.nan))).all()

@@ -94,6 +94,24 @@ def test_two_tensors_of_one_name_are_an_error(tmp_path: pathlib.Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_moments_of_an_optimizer_are_no_weights(tmp_path: pathlib.Path) -> None:
+    """As a trainer of PyTorch saves them, beside the model in one file."""
+    names = [
+        "model_state.up.weight",
+        "optimizer_state.state.0.exp_avg",
+        "opt_state.mu.up",
+        "Optimizer_states.0.x",
+        "opt.up",
+    ]
+    arrays = {name: np.ones((2, 3), np.float32) for name in names}
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    assert [tensor.name for tensor in checkpoint.tensors] == ["model_state/up/weight", "opt/up"]
+    assert {tensor.name: tensor.reason for tensor in checkpoint.left_out} == {
+        name.replace(".", "/"): "the state of a trainer" for name in names[1:4]
+    }
+
+
 def test_arrays_of_numpy(tmp_path: pathlib.Path) -> None:
     arrays = {"layers.0.up": RNG.standard_normal((4, 6)), "count": np.array(3)}
     np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
