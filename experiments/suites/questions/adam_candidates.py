@@ -16,22 +16,29 @@ QUESTION = Question(
         "Uniform": Arm("One rate, tuned.", "uniform", {**_TUNED, "weight_decay": 1e-4}, _GRID),
         "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", {**_TUNED, "weight_decay": 1e-3}, _GRID),
         "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", {**_TUNED, "weight_decay": 3e-4}, _GRID),
-        "Gradient scale": Arm("Ratios by rms(gradient) / rms(weights).", "gradient_scale", _TUNED, _DECAYS),
+        "Gradient scale": Arm(
+            "Ratios by rms(gradient) / rms(weights).", "gradient_scale", {**_TUNED, "weight_decay": 1e-3}, _DECAYS
+        ),
         "Gradient scale x alpha": Arm(
             "The same times AlphaDecay's ratios.",
             "gradient_scale",
-            {**_TUNED, "alpha_range": (2 / 3, 3.0)},
+            {**_TUNED, "weight_decay": 1e-3, "alpha_range": (2 / 3, 3.0)},
             _DECAYS,
         ),
         "Alpha over random": Arm(
             "Alpha - 1 over that of a random matrix of the shape.",
             "alphadecay",
-            {**_TUNED, "metric": "alpha_over_random"},
+            {**_TUNED, "weight_decay": 1e-4, "metric": "alpha_over_random"},
             _DECAYS,
         ),
-        "FARMS": Arm("Alpha of square sub-matrices.", "alphadecay", {**_TUNED, "metric": "farms"}, _DECAYS),
+        "FARMS": Arm(
+            "Alpha of square sub-matrices.", "alphadecay", {**_TUNED, "weight_decay": 1e-4, "metric": "farms"}, _DECAYS
+        ),
         "Range 0.1 to 3": Arm(
-            "AlphaDecay with a wider range.", "alphadecay", {**_TUNED, "scale_range": (0.1, 3.0)}, _DECAYS
+            "AlphaDecay with a wider range.",
+            "alphadecay",
+            {**_TUNED, "weight_decay": 3e-4, "scale_range": (0.1, 3.0)},
+            _DECAYS,
         ),
     },
     primary=("Gradient scale", "AlphaDecay"),
