@@ -24,6 +24,7 @@ _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 SECONDS_TO_WAIT = float(os.environ.get("EXPERIMENTS_SECONDS_TO_WAIT", 1800))
 """A process that waits longer for the others ends; the variable is for steps that take longer than half an hour."""
+_SECONDS_TO_JOIN = 300
 _SECONDS_TO_ANSWER = 5
 
 Parameters = ParamSpec("Parameters")
@@ -46,6 +47,8 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         ValueError: If the variables do not tell how many processes there are, or which one this is, or the
             coordinator cannot listen there.
+
+    If the others do not come within five minutes (or SECONDS_TO_WAIT), the process ends.
     """
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
     launched = max(hosts, *(int(environment.get(name, 1)) for name in _LAUNCHERS))
@@ -53,13 +56,16 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
     if (address is None and launched == 1) or jax.distributed.is_initialized():
         return
     count, index = (environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+    seconds = min(_SECONDS_TO_JOIN, SECONDS_TO_WAIT)
     # Its handler of SIGTERM would take the place of `Preemption`'s.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            address, None if count is None else int(count), None if index is None else int(index),
-            coordinator_bind_address=environment.get("JAX_COORDINATOR_BIND_ADDRESS", address),
-        )  # fmt: skip
+        with _within(seconds, f"a process has waited {seconds:g} seconds for the others to start"):
+            jax.distributed.initialize(
+                address, None if count is None else int(count), None if index is None else int(index),
+                coordinator_bind_address=environment.get("JAX_COORDINATOR_BIND_ADDRESS", address),
+                initialization_timeout=2 * _SECONDS_TO_JOIN,  # JAX aborts then, without a word of ours
+            )  # fmt: skip
     except (ValueError, jax.errors.JaxRuntimeError) as error:
         raise ValueError(
             f"The processes of this run cannot find each other: {error} Set JAX_COORDINATOR_ADDRESS=host:port of the "
@@ -137,7 +143,15 @@ def bounded(what: str) -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    timer = threading.Timer(SECONDS_TO_WAIT, _give_up, (what,))
+    process = f"process {jax.process_index()}"
+    with _within(SECONDS_TO_WAIT, f"{process} has waited {SECONDS_TO_WAIT:g} seconds for the others ({what})"):
+        yield
+
+
+@contextlib.contextmanager
+def _within(seconds: float, complaint: str) -> Iterator[None]:
+    """Ends this process with a line if the block takes longer: nothing can interrupt a collective."""
+    timer = threading.Timer(seconds, _give_up, (complaint,))
     timer.daemon = True
     timer.start()
     try:
@@ -146,12 +160,11 @@ def bounded(what: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _give_up(what: str) -> None:
-    """Says why, and ends the process: nothing can interrupt a collective."""
+def _give_up(complaint: str) -> None:
+    """Says why, and ends the process."""
     print(
-        f"error: process {jax.process_index()} has waited {SECONDS_TO_WAIT:g} seconds for the others ({what}): one of "
-        "them hangs, or does something else. The same command goes on from the newest checkpoint; "
-        "EXPERIMENTS_SECONDS_TO_WAIT sets the bound.",
+        f"error: {complaint}: one of them hangs, or does something else. The same command goes on from the newest "
+        "checkpoint; EXPERIMENTS_SECONDS_TO_WAIT sets the bound.",
         file=sys.stderr,
         flush=True,
     )

@@ -126,14 +126,31 @@ def test_environment_says_where_the_others_are(
     calls = []
     monkeypatch.setattr(
         "jax.distributed.initialize",
-        lambda *given, coordinator_bind_address: calls.append((*given, coordinator_bind_address)),
+        lambda *given, coordinator_bind_address, initialization_timeout: calls.append(
+            (*given, coordinator_bind_address)
+        ),
     )
     distributed.join_processes(environment)
     assert calls == [arguments]
 
 
+ALONE = """
+import os, sys
+os.environ.update(JAX_NUM_PROCESSES="2", EXPERIMENTS_SECONDS_TO_WAIT="2")
+from experiments import train
+sys.exit(train.main(["nano"]))
+"""
+
+
+def test_a_process_whose_others_never_come_ends_in_a_line() -> None:
+    [alone] = run_processes(1, "-c", ALONE)
+    assert alone.returncode == 1
+    assert "error: a process has waited 2 seconds for the others to start: one of them hangs" in alone.stderr
+    assert "Traceback" not in alone.stderr
+
+
 def test_half_an_environment_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*given: str | int | None, **named: str | None) -> None:
+    def refuse(*given: str | int | None, **named: str | int | None) -> None:
         raise ValueError("Number of processes must be defined.")
 
     monkeypatch.setattr("jax.distributed.initialize", refuse)
