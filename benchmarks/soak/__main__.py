@@ -45,7 +45,7 @@ listening yet; SIGABRT, by which JAX ends it where the coordinator is gone."""
 SETTINGS = {
     "JAX_PLATFORMS": "cpu",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "EXPERIMENTS_SECONDS_TO_WAIT": "120",
+    "EXPERIMENTS_SECONDS_TO_WAIT": "60",
     "OPENBLAS_NUM_THREADS": "1",
 }
 """Variables of all processes."""

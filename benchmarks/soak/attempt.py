@@ -5,6 +5,7 @@ import pathlib
 import socket
 import time
 from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
 
 from benchmarks.soak import forked
 from benchmarks.soak.relay import Relay
@@ -24,7 +25,7 @@ class Attempt:
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
         self.relay, self.workdir = Relay(coordinator), workdir
         self.coordinator_ports = [int(each.rpartition(":")[2]) for each in (coordinator, self.relay.address)]
-        self.processes = []
+        self.processes, self._codes = list[ForkServerProcess](), list[int | None]()
         for index in range(count):
             several = {
                 "JAX_COORDINATOR_ADDRESS": self.relay.address if index else coordinator,
@@ -47,16 +48,17 @@ class Attempt:
             time.sleep(0.05)
 
     def end(self) -> list[int | None]:
-        """Waits for the ends of all; kills those that hang, whose code is then None."""
-        until, codes = time.monotonic() + SECONDS_TO_END, list[int | None]()
-        for process in self.processes:
-            process.join(max(0.0, until - time.monotonic()))
-            codes.append(process.exitcode)
-        for process in self.processes:
-            process.kill()
-            process.join()
-        self.relay.close()
-        return codes
+        """Waits for the ends of all; kills those that hang, whose code is then None. A second call changes nothing."""
+        until = time.monotonic() + SECONDS_TO_END
+        if not self._codes:
+            for process in self.processes:
+                process.join(max(0.0, until - time.monotonic()))
+                self._codes.append(process.exitcode)
+            for process in self.processes:
+                process.kill()
+                process.join()
+            self.relay.close()
+        return self._codes
 
 
 def last_step(workdir: pathlib.Path) -> int:
