@@ -26,14 +26,14 @@ class ModuleNorms(NamedTuple):
     gradient_l2: jax.Array
     gradient_spectral: jax.Array
     update_l2: jax.Array
-    """Of the update over the learning rate, its decay left out: ``u`` in ``w <- (1 - gamma lam) w - gamma u``."""
+    """Of the update over the learning rate, decoupled decay left out: ``u`` in ``w <- (1 - gamma lam) w - gamma u``."""
     update_spectral: jax.Array
     contribution: jax.Array
     """Total Update Contribution: how far the gradient moves the weights over all updates it has a share in, as
     ``gamma ||g|| / ||m||``, in units of ``||u||``. ``m`` is the running mean of gradients."""
     steady_state_l2: jax.Array
     """What ``weight_l2`` would settle at, by :func:`finite_step_norm`, if rates and ``update_l2`` stayed as they are.
-    Infinite without decay."""
+    Infinite without decoupled decay."""
     effective_learning_rate: jax.Array
     """``gamma * sqrt((2 - a) / a)``, a scalar: what contributions come to if gradients are independent."""
 
@@ -53,18 +53,20 @@ def module_norms(
     """Measure what an optimizer is about to do to each module.
 
     Works under jit. It computes the optimizer's update twice, with the weights and with zeros in their place: the
-    difference is the decoupled decay, whatever its ratios and schedules. Decay that enters the moments counts as part
-    of the gradient.
+    difference is the decoupled decay, whatever its ratios and schedules. Coupled decay is no decay here but part of the
+    update ``u``: where the running means of a module differ between the two, its update counts as it is.
 
     Args:
       optimizer: the whole update, learning rate and sign included.
       gradients: what ``optimizer.update`` is about to get.
       state: the optimizer's state before the update.
       params: the weights before the update.
-      learning_rate: ``gamma`` of this update. Where it is 0, what is divided by it is NaN.
+      learning_rate: ``gamma`` of this update, a scalar: of a schedule, its value at this step. Where it is 0, what is
+        divided by it is NaN.
       momentum: ``a``, the share of the newest gradient in the running mean: ``1 - b1`` of Adam.
       averages: picks the running means of gradients, a tree like ``params``, out of the state after the update, for
-        instance ``lambda state: optax.tree.get(state, "mu")``. None: there are none, ``m`` is the gradient.
+        instance ``lambda state: optax.tree.get(state, "mu")``; they also tell coupled decay. None: there are none,
+        ``m`` is the gradient, and all decay counts as decoupled.
       modules: as in :func:`alphadecay`.
       mask: as in :func:`alphadecay`.
 
@@ -72,7 +74,8 @@ def module_norms(
       Norms in the order of :func:`module_table`'s rows.
 
     Raises:
-      ValueError: if ``momentum`` is not in (0, 1], or ``modules`` does not fit ``params``.
+      ValueError: if ``momentum`` is not in (0, 1], ``learning_rate`` is a schedule, or ``modules`` does not fit
+        ``params``.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -83,22 +86,24 @@ def module_norms(
       >>> print(norms.weight_l2, norms.update_spectral.round(3), norms.contribution)
       [24.] [1.] [0.1]
     """
-    if not 0 < momentum <= 1:
-        raise ValueError(f"module_norms: momentum must be in (0, 1], the share of the newest gradient; got {momentum}.")
+    _check(momentum, learning_rate)
     stacks = modules_lib.resolve(params, modules, mask)
     weights = _matrices(stacks, params)
     updates, after = optimizer.update(gradients, state, params)
-    undecayed, _ = optimizer.update(gradients, state, jax.tree.map(jnp.zeros_like, params))
+    undecayed, after_undecayed = optimizer.update(gradients, state, jax.tree.map(jnp.zeros_like, params))
     rate = jnp.asarray(learning_rate, jnp.float32)
-    directions = [matrices / -rate for matrices in _matrices(stacks, undecayed)]
-    decays = [
-        (with_decay - without) / -rate
-        for with_decay, without in zip(_matrices(stacks, updates), _matrices(stacks, undecayed), strict=True)
-    ]
-    weight_l2, gradient_l2, update_l2 = _l2(weights), _l2(_matrices(stacks, gradients)), _l2(directions)
+    average_l2 = gradient_l2 = _l2(_matrices(stacks, gradients))
+    steps, without_decay = _matrices(stacks, updates), _matrices(stacks, undecayed)
+    if averages is not None:
+        means = _matrices(stacks, averages(after))
+        average_l2 = _l2(means)
+        coupled = map(_differ, means, _matrices(stacks, averages(after_undecayed)))
+        without_decay = list(map(jnp.where, coupled, steps, without_decay))
+    directions = [matrices / -rate for matrices in without_decay]
+    decays = [(step - without) / -rate for step, without in zip(steps, without_decay, strict=True)]
+    weight_l2, update_l2 = _l2(weights), _l2(directions)
     projected = [jnp.sum(w * d, axis=(1, 2)) for w, d in zip(weights, decays, strict=True)]
     coefficients = _joined(projected) / jnp.where(weight_l2 > 0, weight_l2, 1) ** 2
-    average_l2 = gradient_l2 if averages is None else _l2(_matrices(stacks, averages(after)))
     # Round-off of a coefficient of 0 may be negative.
     settled = finite_step_norm(rate, jnp.maximum(coefficients, 0), momentum, update_l2)
     return ModuleNorms(
@@ -157,6 +162,21 @@ def norm_scalars(
 def _matrices(stacks: tuple[ModuleStack, ...], tree: Any) -> list[jax.Array]:
     leaves = jax.tree.leaves(tree)
     return [stack.as_matrices(leaves[stack.leaf]).astype(jnp.float32) for stack in stacks]
+
+
+def _check(momentum: float, learning_rate: object) -> None:
+    if not 0 < momentum <= 1:
+        raise ValueError(f"module_norms: momentum must be in (0, 1], the share of the newest gradient; got {momentum}.")
+    if callable(learning_rate):
+        raise ValueError(
+            f"module_norms: learning_rate is a schedule, {learning_rate!r}; pass its value at this update:"
+            " learning_rate=schedule(count)."
+        )
+
+
+def _differ(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Which matrices of two stacks differ, bool ``[k, 1, 1]``; entries that are not finite tell nothing."""
+    return (jnp.abs(one - other) > 0).any(axis=(1, 2), keepdims=True)
 
 
 def _joined(vectors: Sequence[jax.Array]) -> jax.Array:

@@ -1,6 +1,7 @@
 """Norms of modules against NumPy, and their predictions against what optimizers do on random gradients."""
 # SPDX-License-Identifier: Apache-2.0
 
+import math
 from typing import Any
 
 import jax
@@ -105,5 +106,40 @@ def test_scalars_have_geometric_means() -> None:
 def test_errors_name_the_fix() -> None:
     with pytest.raises(ValueError, match=r"momentum must be in \(0, 1\].* got 0"):
         measured(optax.sgd(0.1), momentum=0)
+    with pytest.raises(ValueError, match=r"learning_rate is a schedule.*learning_rate=schedule\(count\)"):
+        oad.module_norms(
+            optax.sgd(0.1), PARAMS, optax.sgd(0.1).init(PARAMS), PARAMS, learning_rate=optax.constant_schedule(0.1)
+        )
     with pytest.raises(ValueError, match="norms holds 4 modules and params 0"):
         oad.norm_scalars(measured(optax.sgd(0.1)), {"w": jnp.ones(3)})
+
+
+def test_coupled_decay_is_part_of_the_update() -> None:
+    """Adam's second update in float64: the decay is in both moments, and nothing settles as decoupled decay does."""
+    optimizer = optax.chain(optax.add_decayed_weights(0.5), optax.adam(0.1))
+    _, state = optimizer.update(jax.tree.map(jnp.cos, PARAMS), optimizer.init(PARAMS), PARAMS)
+    found = oad.module_norms(
+        optimizer, GRADIENTS, state, PARAMS, learning_rate=0.1, momentum=0.1, modules=RULE,
+        averages=lambda state: optax.tree.get(state, "mu"),
+    )  # fmt: skip
+    updates, means = [], []
+    for w, g in zip(matrices(PARAMS), matrices(GRADIENTS), strict=True):
+        first, second = np.cos(w) + 0.5 * w, g + 0.5 * w
+        m, v = 0.09 * first + 0.1 * second, 0.000999 * first**2 + 0.001 * second**2
+        updates.append(np.linalg.norm(m / (1 - 0.9**2) / (np.sqrt(v / (1 - 0.999**2)) + 1e-8)))
+        means.append(np.linalg.norm(m))
+    np.testing.assert_allclose(found.update_l2, updates, rtol=1e-4)
+    gradient_l2 = np.array([np.linalg.norm(g) for g in matrices(GRADIENTS)])
+    np.testing.assert_allclose(found.gradient_l2, gradient_l2, rtol=1e-5)
+    np.testing.assert_allclose(found.contribution, 0.1 * gradient_l2 / np.array(means), rtol=1e-5)
+    assert np.all(np.isinf(found.steady_state_l2))
+
+
+def test_averages_leave_decoupled_decay_what_it_is() -> None:
+    optimizer = optax.adamw(0.1, weight_decay=0.2)
+    mu = {"averages": lambda state: optax.tree.get(state, "mu")}
+    found, without = measured(optimizer, **mu), measured(optimizer)
+    np.testing.assert_array_equal(found.update_l2, without.update_l2)
+    # Adam's first updates are signs.
+    settled = 0.1 * np.array([math.sqrt(w.size) for w in matrices(PARAMS)]) / math.sqrt(1 - 0.98**2)
+    np.testing.assert_allclose(found.steady_state_l2, settled, rtol=1e-3)
