@@ -5,7 +5,7 @@ from optax_alphadecay.modules.axes import MatrixAxes
 from optax_alphadecay.modules.block_rule import BlockMatrices
 from optax_alphadecay.modules.explain import LeafRecord, explain, leaf_records, resolve_and_warn
 from optax_alphadecay.modules.paths import KeyPath, PyTree, path_components, path_name
-from optax_alphadecay.modules.resolve import ModuleRule, leaf_mask, resolve
+from optax_alphadecay.modules.resolve import ModuleRule, leaf_mask, per_leaf, resolve
 from optax_alphadecay.modules.rules import block_matrices, modules_for
 from optax_alphadecay.modules.stacks import ModuleStack, broadcast_to_leaves, names, slices
 
@@ -26,6 +26,7 @@ __all__ = [
     "names",
     "path_components",
     "path_name",
+    "per_leaf",
     "resolve",
     "resolve_and_warn",
     "slices",

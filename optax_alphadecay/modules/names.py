@@ -7,16 +7,15 @@ from collections.abc import Collection
 from optax_alphadecay.modules.paths import plain_components
 
 # Names, lower case, of a layer or of a leaf that is a layer's only weight.
-_LAYERS = {
-    "an embedding": re.compile(r"(?!.*unembed).*embed.* | .*(^|_)emb(_.*)? | wte | wpe", re.VERBOSE),
-    "an output head": re.compile(
-        r"(?!multi_?head).*(^|_)head(_?\d+)? | lmhead | .*logits.* | .*unembed.* | classifier | readout", re.VERBOSE
-    ),
-    "a norm": re.compile(r".*norm.* | ln(_.*|\d*)", re.VERBOSE),
-    "a bias": re.compile(r"(.*_)?(bias|biases)", re.VERBOSE),
-}
+EMBEDDING = re.compile(r"(?!.*unembed).*embed.* | .*(^|_)emb(_.*)? | wte | wpe", re.VERBOSE)
+OUTPUT_HEAD = re.compile(
+    r"(?!multi_?head).*(^|_)head(_?\d+)? | lmhead | .*logits.* | .*unembed.* | classifier | readout", re.VERBOSE
+)
+NORM = re.compile(r".*norm.* | ln(_.*|\d*)", re.VERBOSE)
+BIAS = re.compile(r"(.*_)?(bias|biases)")
+_LAYERS = {"an embedding": EMBEDDING, "an output head": OUTPUT_HEAD, "a norm": NORM, "a bias": BIAS}
 # Names of a leaf only: what a layer named scale holds may be a matrix.
-_SCALES = re.compile(r"(.*_)?(scales?|gain|gamma|beta|offset)")
+SCALE = re.compile(r"(.*_)?(scales?|gain|gamma|beta|offset)")
 # What is directly above a layer and names an embedding or a head, whatever the layer is called: the projection of
 # patch_embeddings, the dense layer of an lm_head. Not text_embedder: it may hold a whole network.
 _HOLDERS = {
@@ -50,7 +49,7 @@ def excluded_as(name: str, siblings: Collection[str] = ()) -> str | None:
     leaf, *above = called[::-1] or [""]
     if leaf == "b" and ("~" in plain_components(name) or ("w" in siblings and "a" not in siblings)):
         return "'b' names a bias, as Haiku's do"
-    if _SCALES.fullmatch(leaf.lower()):
+    if SCALE.fullmatch(leaf.lower()):
         return f"{leaf!r} names a scale"
     is_parameter = bool(_PARAMETER.fullmatch(leaf.lower()))
     layers = called[::-1][: 2 if is_parameter else 1]

@@ -61,8 +61,16 @@ def without_masked(params: PyTree, decayed: list[bool]) -> PyTree:
     )
 
 
-def per_leaf(argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: PyTree) -> list[Any]:
+def per_leaf(
+    argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: PyTree, function: str = "alphadecay"
+) -> list[Any]:
     """Broadcast a tree of choices, or the one a callable gives, to the leaves of ``params``.
+
+    Args:
+      argument: what the tree was passed as, for errors.
+      tree: a tree like ``params``, a prefix of one, or a function of params that gives either.
+      params: the parameters.
+      function: what it was passed to, for errors.
 
     Raises:
       ValueError: if the tree does not match, or is an array; names the argument and the fix.
@@ -73,7 +81,7 @@ def per_leaf(argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: P
     tree = tree(params) if callable(tree) and jax.tree_util.all_leaves([tree]) else tree
     if isinstance(tree, jax.Array | np.ndarray):
         raise ValueError(
-            f"alphadecay: {argument} is the array {tree}. optax.inject_hyperparams takes a function for a schedule and"
+            f"{function}: {argument} is the array {tree}. optax.inject_hyperparams takes a function for a schedule and"
             " calls it with the number of updates: pass it static_args=('metric', 'assign', 'modules', 'mask')."
         )
     found: list[Any] = []
@@ -86,7 +94,7 @@ def per_leaf(argument: str, tree: PyTree | Callable[[PyTree], PyTree], params: P
         )
     except ValueError as error:
         raise ValueError(
-            f"alphadecay: {argument} does not have the structure of params, nor a prefix of it ({error}). Pass a tree"
+            f"{function}: {argument} does not have the structure of params, nor a prefix of it ({error}). Pass a tree"
             f" made from params, for instance jax.tree.map(lambda x: x.ndim == 2, params), or a function of params."
         ) from error
     return found

@@ -10,16 +10,24 @@ import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
 from optax_alphadecay.decay import check_positive
-from optax_alphadecay.modules import MatrixAxes, ModuleRule, PyTree, block_matrices, path_components, path_name
+from optax_alphadecay.modules import (
+    MatrixAxes,
+    ModuleRule,
+    PyTree,
+    block_matrices,
+    path_components,
+    path_name,
+    per_leaf,
+)
+from optax_alphadecay.modules.names import BIAS, EMBEDDING, NORM, SCALE
 from optax_alphadecay.norms.ball import Bias, Column, Convolution, NormBall, Row, Sign, Spectral
 from optax_alphadecay.norms.matrix_view import MatrixView
 
 NormRule = PyTree | Callable[[PyTree], PyTree] | None
 """A ball, a tree (or a prefix of one) with balls as leaves, or a function of params that gives it."""
 
-# Path components, lower case, of leaves that hold vectors, stacked or not.
-_VECTORS = re.compile(r".*norm.* | ln(_.*|\d*) | (.*_)?(scales?|bias|biases|gain|gamma|beta|offset) | b", re.VERBOSE)
-_TABLES = re.compile(r"(?!.*unembed).*embed.* | (.*_)?emb(_.*)? | wte | wpe", re.VERBOSE)
+# Path components, lower case, of leaves that hold vectors, stacked or not; Haiku calls a bias b.
+_VECTORS = (NORM, BIAS, SCALE, re.compile("b"))
 
 
 def spectral_norm_ball(
@@ -186,17 +194,15 @@ def scion_norms(modules: ModuleRule = None, output_radius: float = 60.0) -> Call
             return spectral_norm_ball(axes=None if choice is True else choice)
         if rank < 2:
             return bias_ball()
-        if any(_VECTORS.fullmatch(component) for component in components):
+        if any(pattern.fullmatch(component) for component in components for pattern in _VECTORS):
             return bias_ball(axes=MuonDimensionNumbers((), rank - 1))
-        is_table = any(_TABLES.fullmatch(component) for component in components)
+        is_table = any(EMBEDDING.fullmatch(component) for component in components)
         return sign_ball(radius=output_radius, axes=MuonDimensionNumbers(1, 0) if is_table and rank == 2 else None)
 
     def rule(params: PyTree) -> PyTree:
-        choices = block_matrices(1) if modules is None else modules
-        choices = choices(params) if callable(choices) and jax.tree_util.all_leaves([choices]) else choices
         leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-        per_leaf = broadcast("modules", choices, params)
-        balls = [choose(choice, *leaf) for choice, leaf in zip(per_leaf, leaves, strict=True)]
+        choices = per_leaf("modules", block_matrices(1) if modules is None else modules, params, "scion_norms")
+        balls = [choose(choice, *leaf) for choice, leaf in zip(choices, leaves, strict=True)]
         return jax.tree.unflatten(structure, balls)
 
     return rule
@@ -210,13 +216,10 @@ def balls_of(norms: NormRule, params: PyTree) -> list[tuple[NormBall, MatrixView
     """
     if not jax.tree.leaves(params):  # as optax.tree.map_params asks, with a placeholder
         return []
-    norms = scion_norms() if norms is None else norms
-    tree = norms(params) if callable(norms) and jax.tree_util.all_leaves([norms]) else norms
+    balls = per_leaf("norms", scion_norms() if norms is None else norms, params, "scion")
     found = []
-    for ball, (path, leaf) in zip(
-        broadcast("norms", tree, params), jax.tree_util.tree_flatten_with_path(params)[0], strict=True
-    ):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for ball, (path, leaf) in zip(balls, jax.tree_util.tree_flatten_with_path(params)[0], strict=True):
+        name = path_name(path)
         if not isinstance(ball, NormBall):
             raise ValueError(f"scion: norms holds {ball!r} for {name!r}; use a ball, such as oad.spectral_norm_ball().")
         try:
@@ -224,18 +227,3 @@ def balls_of(norms: NormRule, params: PyTree) -> list[tuple[NormBall, MatrixView
         except ValueError as error:
             raise ValueError(f"scion: {type(ball).__name__} ball of {name!r}: {error}.") from error
     return found
-
-
-def broadcast(argument: str, tree: PyTree, params: PyTree) -> list[Any]:
-    """One choice a leaf of ``params``, from a tree like it or a prefix of one."""
-    per_leaf: list[Any] = []
-    try:
-        jax.tree.map(
-            lambda choice, below: per_leaf.extend([choice] * len(jax.tree.leaves(below))),
-            tree,
-            params,
-            is_leaf=lambda node: node is None or isinstance(node, MuonDimensionNumbers | NormBall),
-        )
-    except ValueError as error:
-        raise ValueError(f"scion: {argument} has not the structure of params, nor a prefix of it: {error}") from error
-    return per_leaf

@@ -256,7 +256,7 @@ def test_projected_weights_lie_on_the_surface() -> None:
         ({"dtype": jnp.int32}, "dtype must be a floating one"),
         ({"norms": oad.sign_ball()}, r"Sign ball of 'layers/bias'.*\(16,\).*MuonDimensionNumbers"),
         ({"norms": 3}, "norms holds 3 for 'embed'"),
-        ({"norms": {"embed": oad.sign_ball()}}, "norms has not the structure of params"),
+        ({"norms": {"embed": oad.sign_ball()}}, "scion: norms does not have the structure of params"),
         ({"norms": oad.bias_ball(axes=MuonDimensionNumbers((), 4))}, "'embed'.*out of range"),
         ({"norms": oad.sign_ball(axes=MuonDimensionNumbers(0, 0))}, "'embed'.*must be distinct"),
         ({"norms": oad.scion_norms(False)}, r"'layers/up'.*\(3, 8, 16\)"),
