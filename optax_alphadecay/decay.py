@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_alphadecay.modules import PyTree
@@ -124,16 +125,42 @@ def _masked_like(params: optax.Params, gradients: optax.Updates) -> optax.Update
     return jax.tree.unflatten(structure, [leaf if is_masked(leaf) else gradient for leaf, gradient in pairs])
 
 
+def known_number(name: str, argument: str, value: Any) -> float | None:
+    """The value of a number or a scalar array; None of a traced array, of one with axes and of a schedule.
+
+    Raises:
+      ValueError: if it is none of these.
+    """
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, jax.Array | np.ndarray):
+        return None if isinstance(value, jax.core.Tracer) or value.ndim else float(jax.device_get(value))
+    if callable(value):
+        return None
+    raise ValueError(f"{name}: {argument} must be a number or an optax schedule, got {value!r}.")
+
+
 def check_nonnegative(name: str, argument: str, value: Any) -> None:
-    """Raise a ValueError if ``value`` is a number, not an array or a schedule, and negative or not finite."""
-    if isinstance(value, numbers.Real) and not 0 <= float(value) < math.inf:
+    """Raise a ValueError if ``value`` is a known number that is negative or not finite, or no number or schedule."""
+    number = known_number(name, argument, value)
+    if number is not None and not 0 <= number < math.inf:
         raise ValueError(f"{name}: {argument} must be finite and at least 0, got {value!r}.")
 
 
 def check_positive(name: str, argument: str, value: Any) -> None:
-    """Raise a ValueError if ``value`` is a number, not an array or a schedule, and not both finite and positive."""
-    if isinstance(value, numbers.Real) and not 0 < float(value) < math.inf:
+    """Raise a ValueError if ``value`` is a known number that is not finite and positive, or no number or schedule."""
+    number = known_number(name, argument, value)
+    if number is not None and not 0 < number < math.inf:
         raise ValueError(f"{name}: {argument} must be finite and positive, got {value!r}.")
+
+
+def check_not_traced(name: str, *trees: Any) -> None:
+    """Raise a ValueError if a leaf of the trees is traced, so that its value is not known."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees)):
+        raise ValueError(
+            f"{name}: called inside jax.jit or another transformation of JAX, where arrays have no values yet. Return"
+            " the state from the jitted step, and call it on what that returns."
+        )
 
 
 def check_function(name: str, argument: str, value: Any, arguments: str, count: int) -> None:

@@ -28,7 +28,7 @@ def decoupled(
       An optimizer.
 
     Raises:
-      ValueError: if an argument is no transformation, or the learning rate negative; when initialised, around
+      ValueError: if an argument is no transformation, or the learning rate none or negative; when initialised, around
         :func:`optax.contrib.schedule_free`, which must be outside.
 
     Example:

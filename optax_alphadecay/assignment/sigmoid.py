@@ -1,8 +1,6 @@
 """A sigmoid of scores that are standardised within each transformer block."""
 # SPDX-License-Identifier: Apache-2.0
 
-import math
-import numbers
 import re
 from collections.abc import Callable, Hashable, Sequence
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_alphadecay.assignment.protocol import Assignment
+from optax_alphadecay.decay import check_positive
 
 # Names of the layers of a model, and a layer's name with its number. Elsewhere a number may count anything.
 _LAYERS = re.compile(r"(?i)(.*[^a-z])?(h|[a-z]*blocks?|[a-z]*layers?)")
@@ -80,8 +79,7 @@ def sigmoid(a: float = 4.0, *, block_of: Callable[[str], Hashable] = transformer
       >>> print(oad.sigmoid()(jnp.array([1.0, 1.0]), ["layers/0/q", "layers/0/k"]))
       [1. 1.]
     """
-    if isinstance(a, numbers.Real) and not 0 < float(a) < math.inf:
-        raise ValueError(f"sigmoid: the steepness a must be positive and finite, got {a!r}.")
+    check_positive("sigmoid", "a", a)
 
     def assign(scores: jax.Array, names: Sequence[str] | None = None) -> jax.Array:
         blocks = [None] * scores.shape[0] if names is None else [block_of(name) for name in names]

@@ -1,8 +1,6 @@
 """Corrected weight decay: a coefficient that follows the learning rate, so that weight norms hold still."""
 # SPDX-License-Identifier: Apache-2.0
 
-import numbers
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_alphadecay.decay import Mask, ScalarOrSchedule, check_nonnegative, check_positive
-from optax_alphadecay.modules import PyTree, leaf_mask
+from optax_alphadecay.decay import Mask, ScalarOrSchedule, check_nonnegative, check_positive, known_number
+from optax_alphadecay.modules import KeyPath, PyTree, leaf_mask, path_components
+from optax_alphadecay.modules.names import OUTPUT_HEAD
 
 DecayFactory = Callable[..., optax.GradientTransformation]
 """Called as ``decay(coefficient, mask=mask)``, as :func:`optax.add_decayed_weights` and :func:`alphadecay` are."""
@@ -20,9 +19,8 @@ DecayFactory = Callable[..., optax.GradientTransformation]
 _SEARCHED = 2**20
 """Updates among which the largest learning rate of a schedule is looked for."""
 
-_OUTPUT_LAYER = re.compile(
-    r"(?!multi_?head).*(^|_)head(_?\d+)? | lmhead | .*logits.* | .*unembed.* | classifier | readout", re.VERBOSE
-)
+_ROUNDING = 1e-6
+"""Of a peak in float32, by which its product with the decay may be above 1."""
 
 
 def corrected(
@@ -57,7 +55,8 @@ def corrected(
 
     Raises:
       ValueError: if ``weight_decay`` is negative or a schedule, the peak negative or not finite; if a schedule
-        still rises after 2^20 updates; or, in the exact form, if ``peak * weight_decay`` is above 1.
+        still rises after 2^20 updates, or is negative at all of them; or, in the exact form, if ``peak * weight_decay``
+        is above 1. A traced array, as :func:`optax.inject_hyperparams` passes it, has no value to be checked.
 
     Example:
       >>> import optax
@@ -77,17 +76,18 @@ def corrected(
     check_nonnegative("corrected", "learning_rate", learning_rate)
     if peak is not None:
         check_positive("corrected", "peak", peak)
-    elif callable(learning_rate):
-        peak = _largest(learning_rate)
-    else:
-        return lambda count: weight_decay
-    known = isinstance(peak, numbers.Real) and isinstance(weight_decay, numbers.Real)
-    if exact and known and np.multiply(peak, weight_decay) > 1:
+    is_constant = peak is None and not callable(learning_rate)
+    if peak is None:
+        peak = _largest(learning_rate) if callable(learning_rate) else learning_rate
+    largest, decay = known_number("corrected", "peak", peak), known_number("corrected", "weight_decay", weight_decay)
+    if exact and largest is not None and decay is not None and largest * decay > 1 + _ROUNDING:
         raise ValueError(
             f"corrected: the exact form needs peak * weight_decay of at most 1, got {peak!r} * {weight_decay!r}."
         )
+    if is_constant:
+        return lambda count: weight_decay
 
-    divisor = 1.0 if isinstance(peak, numbers.Real) and peak == 0 else peak  # all rates are 0 then
+    divisor = 1.0 if largest == 0 else peak  # all rates are 0 then
 
     def coefficient(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
@@ -131,7 +131,7 @@ def partly_corrected(
     def members(wanted: bool) -> Callable[[PyTree], PyTree]:
         def select(params: PyTree) -> PyTree:
             structure = jax.tree.structure(params)
-            pairs = zip(leaf_mask(params, correct), leaf_mask(params, mask), strict=True)
+            pairs = zip(leaf_mask(params, correct, "correct"), leaf_mask(params, mask), strict=True)
             return jax.tree.unflatten(structure, [is_decayed and is_it == wanted for is_it, is_decayed in pairs])
 
         return select
@@ -153,9 +153,8 @@ def partly_corrected(
 def not_output_layer(params: PyTree) -> PyTree:
     """False for the leaves below a path component that names an output layer, such as ``lm_head`` or ``logits``."""
 
-    def is_hidden(path: tuple[Any, ...], leaf: Any) -> bool:
-        components = jax.tree_util.keystr(path, simple=True, separator="/").lower().split("/")
-        return not any(_OUTPUT_LAYER.fullmatch(component) for component in components)
+    def is_hidden(path: KeyPath, leaf: Any) -> bool:
+        return not any(OUTPUT_HEAD.fullmatch(component.lower()) for component in path_components(path))
 
     return jax.tree_util.tree_map_with_path(is_hidden, params)
 
@@ -173,4 +172,6 @@ def _largest(schedule: Callable[[Any], Any]) -> float:
         raise ValueError(
             f"corrected: learning_rate still rises after {_SEARCHED} updates, so its maximum is not known: give peak."
         )
-    return max(0.0, largest)
+    if largest < 0:
+        raise ValueError(f"corrected: learning_rate is negative at every update, at most {largest}; mend the schedule.")
+    return largest

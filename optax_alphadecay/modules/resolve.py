@@ -48,9 +48,31 @@ def resolve(
     return tuple(stacks)
 
 
-def leaf_mask(params: PyTree, mask: PyTree | Callable[[PyTree], PyTree]) -> list[bool]:
-    """For every leaf of ``params``, whether ``mask`` lets it decay; all of them if it is None."""
-    return [bool(leaf) for leaf in per_leaf("mask", True if mask is None else mask, params)]
+def leaf_mask(params: PyTree, mask: PyTree | Callable[[PyTree], PyTree], argument: str = "mask") -> list[bool]:
+    """For every leaf of ``params``, whether ``mask`` lets it decay; all of them if it is None.
+
+    Raises:
+      ValueError: if the mask does not match ``params``, or holds something else than True or False; names the leaf.
+    """
+    choices = per_leaf(argument, True if mask is None else mask, params)
+    for at, choice in enumerate(choices):
+        if not _is_truth(choice):
+            path, _ = jax.tree_util.tree_flatten_with_path(params)[0][at]
+            raise ValueError(
+                f"alphadecay: {argument} holds {choice!r} for {path_name(path)!r}; it takes True and False, a tree of"
+                f" them, or a function of params that gives one. To decay leaves by name: {argument}=lambda params:"
+                " jax.tree_util.tree_map_with_path(lambda path, leaf: 'kernel' in jax.tree_util.keystr(path), params)."
+            )
+    return [bool(choice) for choice in choices]
+
+
+def _is_truth(choice: Any) -> bool:
+    """Whether a leaf of a mask says yes or no; None and what is masked say no."""
+    if choice is None or isinstance(choice, bool | np.bool_ | optax.MaskedNode):
+        return True
+    if isinstance(choice, jax.Array | np.ndarray):
+        return choice.ndim == 0 and choice.dtype == bool
+    return choice in (0, 1)
 
 
 def without_masked(params: PyTree, decayed: list[bool]) -> PyTree:

@@ -72,6 +72,13 @@ def test_zero_decay_is_zero(exact: bool) -> None:
     assert oad.corrected(0.0, SCHEDULES["cosine"][0], exact)(7) == 0
 
 
+def test_exact_form_holds_up_to_where_a_step_takes_the_whole_weight() -> None:
+    """A rate of 0.1 in float32 is above 0.1, and its product with 10 above 1."""
+    schedule = optax.linear_schedule(0.1, 0.0, 2)
+    found = oad.corrected(10.0, schedule, exact=True)(1)
+    np.testing.assert_allclose(found, exact_form(0.05, 0.1, 10.0), rtol=1e-5)
+
+
 def test_peak_can_be_given() -> None:
     schedule = optax.linear_schedule(0.0, 1.0, 2**22)
     np.testing.assert_allclose(oad.corrected(0.1, schedule, peak=1.0)(2**21), 0.05, rtol=1e-6)
@@ -88,6 +95,12 @@ def test_peak_can_be_given() -> None:
         ({"learning_rate": optax.linear_schedule(0, 1, 2**22)}, "still rises after 1048576 updates"),
         ({"peak": 0.0}, "peak must be finite and positive"),
         ({"peak": 3.0, "weight_decay": 0.5, "exact": True}, r"at most 1, got 3.0 \* 0.5"),
+        ({"weight_decay": 2.0, "learning_rate": 1.0, "exact": True}, r"at most 1, got 1.0 \* 2.0"),
+        ({"weight_decay": 2.0, "learning_rate": jnp.float32(1.0), "exact": True}, "at most 1, got Array"),
+        ({"learning_rate": -0.1}, "learning_rate must be finite and at least 0, got -0.1"),
+        ({"learning_rate": jnp.float32(-0.1)}, "learning_rate must be finite and at least 0, got Array"),
+        ({"learning_rate": optax.constant_schedule(-0.1)}, "learning_rate is negative at every update, at most -0.1"),
+        ({"learning_rate": None}, "learning_rate must be a number or an optax schedule, got None"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -149,6 +162,16 @@ def test_adamc_corrects_hidden_layers(correct: Any) -> None:
     np.testing.assert_allclose(shares["block"]["up"], corrected, rtol=1e-6)
     np.testing.assert_allclose(shares["block"]["norm"], corrected, rtol=1e-6)
     np.testing.assert_allclose(shares["lm_head"]["kernel"], corrected if correct is True else plain, rtol=1e-6)
+
+
+def test_adamc_knows_output_layers_by_dotted_names() -> None:
+    params = {"model.up.weight": jnp.ones((4, 6)), "lm_head.weight": jnp.ones((6, 5))}
+    optimizer = oad.adamc(optax.linear_schedule(0.1, 0.0, 4), weight_decay=0.5)
+    state, zeros = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    for share in (1.0, 0.75):
+        updates, state = optimizer.update(zeros, state, params)
+        np.testing.assert_allclose(updates["model.up.weight"], -0.05 * share**2, rtol=1e-6)
+        np.testing.assert_allclose(updates["lm_head.weight"], -0.05 * share, rtol=1e-6)
 
 
 def test_adamc_decays_what_the_mask_says() -> None:

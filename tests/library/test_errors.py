@@ -17,9 +17,9 @@ from optax.contrib import MuonDimensionNumbers
 import optax_alphadecay as oad
 
 NAN, INF = math.nan, math.inf
-RATES = [-1.0, -1, NAN, INF, -INF]
+RATES = [-1.0, -1, NAN, INF, -INF, "0.1", None, np.array(-1.0)]
 GAPS = [0, -3, 2.5, True, "500"]
-STEEP = [0, -1.0, NAN, INF]
+STEEP = [0, -1.0, NAN, INF, np.array(0.0)]
 given = functools.partial
 
 
@@ -35,6 +35,7 @@ given = functools.partial
         (given(oad.adam, 1e-3), "refresh_every", GAPS),
         (given(oad.adamw, 1e-3), "weight_decay", RATES),
         (given(oad.adamw, 1e-3), "refresh_every", GAPS),
+        (given(oad.decoupled, optax.sgd(1.0), oad.alphadecay(0.1)), "learning_rate", RATES),
         (oad.awd, "lam_awd", RATES),
         (given(oad.awd, 0.1), "momentum", [1.0, 1, -0.1, NAN, INF]),
         (oad.adadecay, "weight_decay", RATES),
@@ -126,6 +127,27 @@ def test_modules_that_do_not_fit_are_named(modules: dict[str, Any], words: list[
 def test_a_mask_that_does_not_fit_is_named(factory: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"(?s)mask does not have the structure of params.*typo.*jax\.tree\.map"):
         factory(0.1, mask={"layer": NONE | {"typo": True}}).init(PARAMS)
+
+
+@pytest.mark.parametrize("mask", ["kernel", {"w": "kernel"}, {"w": 2}, {"w": abs}, {"w": np.ones(3, bool)}])
+def test_a_mask_of_something_else_than_truth_is_named(mask: Any) -> None:
+    for factory in (oad.alphadecay, oad.awd, oad.adadecay):
+        with pytest.raises(
+            ValueError, match=r"mask holds .* for 'w'; it takes True and False.* or a function of params"
+        ):
+            factory(0.1, mask=mask).init({"w": jnp.ones((50, 60))})
+    optimizer = oad.adamc(0.1, correct="kernel")
+    with pytest.raises(ValueError, match="correct holds 'kernel' for 'w'"):
+        optimizer.init({"w": jnp.ones((50, 60))})
+
+
+@pytest.mark.parametrize("mask", [False, np.bool_(False), jnp.array(False), 0, None])
+def test_a_mask_says_no_in_several_ways(mask: Any) -> None:
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    optimizer = oad.adadecay(0.1, mask={"w": mask, "b": True})
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["w"], params["w"])
+    assert (updates["b"] > 1).all()
 
 
 @pytest.mark.parametrize("factory", [oad.alphadecay, oad.awd, oad.adadecay, oad.modulewise_adadecay])
