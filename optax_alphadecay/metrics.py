@@ -92,16 +92,20 @@ def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Me
       solver: how eigenvalues are computed, see :func:`eigenvalues`.
 
     Returns:
-      A metric with float32 scores.
+      A metric with float32 scores; NaN where :func:`pl_alpha_hill` is.
 
     References:
       Martin et al., `Predicting trends in the quality of state-of-the-art neural networks without access to
       training or testing data <https://www.nature.com/articles/s41467-021-24025-8>`_, 2021.
     """
     alpha = _fit_for("alpha_hat", fit, solver)
-    return SpectralMetric(
-        lambda values: jax.nn.softplus(alpha(values) * jnp.log10(values[:, -1])), solver, needs_tail=True
-    )
+    of_tail = alpha.of_upper_half if isinstance(alpha, powerlaw.UpperHalf) else alpha
+
+    def score(values: jax.Array) -> jax.Array:
+        return jax.nn.softplus(of_tail(values) * jnp.log10(values[..., -1]))
+
+    is_of_half = isinstance(alpha, powerlaw.UpperHalf)
+    return SpectralMetric(powerlaw.UpperHalf(score) if is_of_half else score, solver, needs_tail=True)
 
 
 def spectral_norm(*, solver: Solver = "auto") -> Metric:

@@ -115,6 +115,18 @@ def test_matrices_of_any_rank_are_scored() -> None:
         gradient_norm(weights)
 
 
+@pytest.mark.parametrize("metric", [oad.pl_alpha_hill(), oad.alpha_hat()], ids=["pl_alpha_hill", "alpha_hat"])
+def test_a_tail_that_is_rounding_is_refused_whatever_is_below_it(metric: Any) -> None:
+    """The upper half of the spectrum, which the median fit is made to, is constant in bfloat16; the lower is not."""
+    diagonal = jnp.concatenate([jnp.linspace(0.1, 0.5, 32), jnp.ones(32) + jnp.linspace(0, 2e-3, 32)])
+    weights = jnp.diag(diagonal)
+    upper = np.float64(diagonal[32:]) ** 2
+    assert np.ptp(upper) / upper.max() < 2 * float(jnp.finfo(jnp.bfloat16).eps) < np.ptp(np.float64(diagonal) ** 2)
+    assert np.isfinite(metric(weights, weights))  # a spectrum like any other in float32
+    stored = weights.astype("bfloat16")
+    assert np.isnan(metric(stored, stored))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)])
 @pytest.mark.parametrize("metric", [oad.pl_alpha_hill(), oad.alpha_hat()], ids=["pl_alpha_hill", "alpha_hat"])
