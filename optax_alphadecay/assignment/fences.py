@@ -20,14 +20,15 @@ def check_fence(name: str, fence: float | None) -> None:
 def within_fences(scores: jax.Array, fence: float | None) -> jax.Array:
     """Mark the scores that set the scale.
 
-    Sort the scores by magnitude. A fence may stand behind the smallest ``k`` if each later score is further away from
-    all of them than ``fence`` times their span and than 1.2 times the largest of their magnitudes. The places of fences
-    cut the scores into groups. The first group is kept. As long as a later group has more than half as many scores as
-    are kept, everything up to the first such group is kept too. The rest are beyond the fence, unless they are more
-    than a third of all scores: so many are no exception, and all scores are kept.
+    Sort the scores by magnitude. A fence may stand behind the smallest ``k`` if each later score is larger in
+    magnitude, and further away from all of them than ``fence`` times their span and than 1.2 times the largest of their
+    magnitudes. The places of fences cut the scores into groups. The first group is kept. As long as a later group has
+    more than half as many scores as are kept, everything up to the first such group is kept too. The rest are beyond
+    the fence, unless they are more than a third of all scores: so many are no exception, and all scores are kept.
 
     Where fences stand, and what is kept, depends on no score beyond them: if ``x`` is beyond a fence, the scores
-    without ``x`` keep exactly the same ones. Quartiles do not have this property, since they move with every score.
+    without ``x`` keep exactly the same ones. Quartiles do not have this property, since they move with every score. And
+    it depends on no order among equal magnitudes: scores of the opposite signs keep the same ones.
 
     Args:
       scores: float ``[n]``; those that are not finite are left out.
@@ -82,8 +83,10 @@ def _groups(scores: jax.Array, finite: jax.Array, fence: float) -> tuple[jax.Arr
     # Of the later scores, which are larger in magnitude: the nearest above and below.
     above = _later(jax.lax.cummin(jnp.where(finite & (scores >= 0), scores, jnp.inf), reverse=True), jnp.inf)
     below = _later(jax.lax.cummax(jnp.where(finite & (scores < 0), scores, -jnp.inf), reverse=True), -jnp.inf)
+    magnitudes = jnp.abs(scores)
     is_last = finite & ~_later(finite, False)
-    fenced = is_last | (finite & (above - high > reach) & (low - below > reach))
+    is_apart = (_later(magnitudes, jnp.inf) > magnitudes) & (above - high > reach) & (low - below > reach)
+    fenced = is_last | (finite & is_apart)
     ends = jnp.where(fenced, jnp.arange(1, scores.shape[0] + 1), 0)
     previous = jnp.concatenate([jnp.zeros(1, ends.dtype), jax.lax.cummax(ends)[:-1]])
     return ends, jnp.where(fenced, ends - previous, 0)

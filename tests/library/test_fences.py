@@ -48,7 +48,8 @@ def kept_by_definition(scores: np.ndarray, fence: float) -> np.ndarray:
     for k in range(1, n + 1):
         low, high = np.float32(min(ordered[:k])), np.float32(max(ordered[:k]))
         reach = max(np.float32(fence) * (high - low), np.float32(1.2) * max(-low, high))
-        if all(max(np.float32(later) - high, low - np.float32(later)) > reach for later in ordered[k:]):
+        is_tied = k < n and abs(ordered[k]) == abs(ordered[k - 1])
+        if not is_tied and all(max(np.float32(later) - high, low - np.float32(later)) > reach for later in ordered[k:]):
             ends.append(k)
     kept = ends[0]
     while more := [
@@ -99,6 +100,16 @@ def test_claim_on_any_scores(scores: list[float]) -> None:
     check_claim(np.array(scores, np.float32))
 
 
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(st.lists(st.sampled_from([-1, 1, -2, 2, -9, 9, -500, 500]), min_size=3, max_size=12))
+def test_opposite_signs_keep_the_same_scores(scores: list[int]) -> None:
+    """With many ties in magnitude, which no order of the scores may break."""
+    (mirrored, beyond), (ratios, fenced) = shares(vector(scores)), shares(-vector(scores))
+    np.testing.assert_array_equal(fenced, beyond)
+    if len(set(scores)) > 1 and np.ptp(vector(scores)[~fenced]) > 0:
+        np.testing.assert_allclose(ratios, LO + HI - mirrored, rtol=1e-5)
+
+
 def test_some_of_the_invented_scores_are_fenced() -> None:
     """The claim would hold of assignments that fence nothing."""
     rng = np.random.default_rng(0)
@@ -134,6 +145,10 @@ def test_claim_on_invented_spectra(seed: int, flatness: float, at: int) -> None:
         ([*ORDINARY, 12.8], [7]),  # a Gaussian kernel of 50 x 5000
         ([*ORDINARY, 8.0, 12.8, 501], [7, 8, 9]),
         ([-score for score in (*ORDINARY, 12.8)], [7]),
+        # Of two that are equally far from 0, neither is beyond the other.
+        ([-1, -1, -1, 1], []),
+        ([1, 1, 1, -1], []),
+        ([-1, -1, -1, 1, 501], [4]),
         # What is normal stays: attention and MLPs, with and without ties, and few of either kind.
         ([2.12] * 4 + [3.0] * 3, []),
         ([2.12] * 12 + [3.0], []),
