@@ -45,7 +45,7 @@ def scale_by_scion(
         gives it; :func:`scion_norms` if None.
       orthogonalize: how the spectral balls' matrices are orthogonalised: ``"newton_schulz"``, ``"polar_express"``,
         ``"svd"`` (exact, in at least float32) or a function of matrices ``[k, m, n]``.
-      dtype: dtype it is computed in.
+      dtype: dtype it is computed in; ``"svd"`` computes in at least float32 and that of the gradients.
       mesh: devices to spread the orthogonalisation over, as in :func:`alphadecay`.
 
     Returns:
@@ -67,6 +67,7 @@ def scale_by_scion(
     if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
         raise ValueError(f"scion: dtype must be a floating one, for instance jnp.bfloat16; got {dtype!r}.")
     is_plain = isinstance(momentum, numbers.Real) and momentum == 1
+    is_exact = orthogonalize == "svd"
 
     def init(params: optax.Params) -> ScionState:
         balls_of(norms, params)
@@ -79,8 +80,10 @@ def scale_by_scion(
         leaves, structure = jax.tree.flatten(means)
         balls = balls_of(norms, means if params is None else params)
         spectral = [at for at, (ball, _) in enumerate(balls) if ball.is_spectral]
-        # Cast before they travel: half the bytes in bfloat16.
-        cast = [leaves[at].astype(dtype) for at in spectral]
+        # Cast before they travel: half the bytes in bfloat16. An exact decomposition is of what was not rounded.
+        cast = [
+            leaves[at].astype(wide_dtype(leaves[at], jnp.empty((), dtype)) if is_exact else dtype) for at in spectral
+        ]
         matrices = orthogonalize_leaves(orthogonal, cast, [balls[at][1] for at in spectral], mesh)
         orthogonal_of = {at: m.astype(leaves[at].dtype) for at, m in zip(spectral, matrices, strict=True)}
         points = [

@@ -3,6 +3,7 @@
 
 import functools
 import json
+import math
 import pathlib
 import re
 from typing import Any
@@ -92,6 +93,15 @@ def test_blocks_of_the_page_run() -> None:
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/scion.md", "exec"), namespace)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_exact_decomposition_is_of_what_was_not_rounded(dtype: Any) -> None:
+    gradient = np.random.default_rng(0).standard_normal((6, 9))
+    optimizer = oad.scale_by_scion(1.0, oad.spectral_norm_ball(), "svd", dtype)
+    found, _ = optimizer.update(jnp.asarray(gradient, jnp.float32), optimizer.init(jnp.zeros((6, 9))))
+    u, _, vt = np.linalg.svd(gradient, full_matrices=False)
+    np.testing.assert_allclose(found, math.sqrt(9 / 6) * u @ vt, atol=1e-5)
 
 
 def test_a_leaf_without_weights_is_left_alone() -> None:
