@@ -14,7 +14,7 @@ import optax
 from optax_alphadecay import distribution
 from optax_alphadecay import modules as modules_lib
 from optax_alphadecay.correction.module_norms import ModuleNorms, norm_scalars
-from optax_alphadecay.decay import Mask
+from optax_alphadecay.decay import Mask, check_not_traced
 from optax_alphadecay.measurement import measure
 from optax_alphadecay.metrics import frobenius_norm
 from optax_alphadecay.modules import ModuleRule, ModuleStack
@@ -64,8 +64,10 @@ def module_table(
       several processes.
 
     Raises:
-      ValueError: if ``state`` does not contain exactly one AlphaDecayState, or it is of other modules.
+      ValueError: if ``state`` does not contain exactly one AlphaDecayState, or it is of other modules; inside
+        ``jax.jit``.
     """
+    check_not_traced("module_table", state, params)
     own = _own_state(state)
     stacks = modules_lib.resolve(params, modules, mask)
     names = modules_lib.names(stacks)
@@ -206,8 +208,9 @@ def _norms(stacks: tuple[ModuleStack, ...], leaves: Sequence[Any]) -> np.ndarray
     weights = [leaves[stack.leaf] for stack in stacks]
     if not all(isinstance(leaf, np.ndarray) or getattr(leaf, "is_fully_addressable", False) for leaf in weights):
         return np.full(len(modules_lib.names(stacks)), np.nan)
-    weights = [jnp.asarray(leaf) for leaf in weights]
-    return np.asarray(_norms_on(stacks, distribution.mesh_of(None, weights), weights))
+    with jax.ensure_compile_time_eval():  # also where something else is being traced
+        weights = [jnp.asarray(leaf) for leaf in weights]
+        return np.asarray(_norms_on(stacks, distribution.mesh_of(None, weights), weights))
 
 
 @functools.partial(jax.jit, static_argnames=("stacks", "mesh"))

@@ -11,7 +11,7 @@ import optax
 
 from optax_alphadecay import modules as modules_lib
 from optax_alphadecay.correction.steady_state import effective_learning_rate, finite_step_norm
-from optax_alphadecay.decay import Mask
+from optax_alphadecay.decay import Mask, check_not_traced
 from optax_alphadecay.modules import ModuleRule, ModuleStack
 from optax_alphadecay.spectra.eigenvalues import eigenvalues_of_stacks
 
@@ -141,8 +141,9 @@ def norm_scalars(
       modules, and ``{prefix}/effective_learning_rate``.
 
     Raises:
-      ValueError: if ``norms`` has another number of modules.
+      ValueError: if ``norms`` has another number of modules; inside ``jax.jit``.
     """
+    check_not_traced("norm_scalars", norms)
     names = modules_lib.names(modules_lib.resolve(params, modules, mask))
     if norms.weight_l2.shape != (len(names),):
         raise ValueError(

@@ -142,6 +142,31 @@ def test_wrong_states() -> None:
         oad.module_table(trained_state(), PARAMS, modules=False)
 
 
+def test_tables_are_made_outside_of_jit() -> None:
+    state, other = trained_state(), jax.tree.map(jnp.ones_like, PARAMS)
+    norms = oad.module_norms(
+        optax.sgd(0.1), PARAMS, optax.sgd(0.1).init(PARAMS), PARAMS, learning_rate=0.1, modules=RULE
+    )
+    inside: list[tuple[str, Any]] = [
+        ("module_table", lambda tree: oad.module_table(tree[0], tree[1], modules=RULE)),
+        ("module_table", lambda tree: oad.module_table(state, tree[1], modules=RULE)),
+        ("module_table", lambda tree: oad.scalars(tree[0], PARAMS, modules=RULE)),
+        ("norm_scalars", lambda tree: oad.norm_scalars(tree[2], PARAMS, modules=RULE)),
+    ]
+    for name, function in inside:
+        with pytest.raises(ValueError, match=rf"{name}: called inside jax\.jit.*on what that returns"):
+            jax.jit(function)((state, other, norms))
+    # Of what is known already, a table can be made anywhere.
+    tables = []
+
+    def step(x: Any) -> Any:
+        tables.append(oad.module_table(state, PARAMS, modules=RULE))
+        return x
+
+    jax.jit(step)(1.0)
+    assert tables == [oad.module_table(state, PARAMS, modules=RULE)]
+
+
 def test_table_tells_modules_never_measured_from_refused_ones() -> None:
     params = {"broken": jnp.full((2, 8, 9), jnp.nan), "fine": jnp.ones((1, 8, 9))}
     optimizer = oad.alphadecay(
