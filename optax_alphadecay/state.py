@@ -1,8 +1,8 @@
 """The state: what is kept from one refresh to the next, and of which modules."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 import re
-import warnings
 import zlib
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import optax
 from optax_alphadecay import modules as modules_lib
 from optax_alphadecay.assignment.protocol import Assignment, assign_ratios, fenced_modules
 from optax_alphadecay.modules import ModuleStack
+from optax_alphadecay.modules.warn import warn
 
 
 class AlphaDecayState(NamedTuple):
@@ -103,11 +104,15 @@ def next_vectors(
     age = jnp.where(foreign, 0, state.age)
     expired = foreign if expire_after is None else foreign | (age >= expire_after)
     last = jnp.where(expired, jnp.nan, state.scores)
-    # A module that breaks counts with its last good score, so that it moves no other.
-    scores = jnp.where(jnp.isfinite(measured), measured, last)
     sizes = [m * n for k, m, n in (stack.shape for stack in stacks) for _ in range(k)]
-    assigned = assign_ratios(assign, scores, modules_lib.names(stacks), sizes)
-    accepted = jnp.isfinite(measured) & jnp.isfinite(assigned)
+    ratios_of = functools.partial(assign_ratios, assign, names=modules_lib.names(stacks), sizes=sizes)
+    # A module that breaks counts with its last good score, so that it moves no other. Whether the assignment refuses a
+    # score, such as a negative one, is known only once it was asked.
+    asked = jnp.where(jnp.isfinite(measured), measured, last)
+    is_good = jnp.isfinite(measured) & jnp.isfinite(ratios_of(asked))
+    scores = jnp.where(is_good, measured, last)
+    assigned = ratios_of(scores)
+    accepted = is_good & jnp.isfinite(assigned)
     return state._replace(
         scores=jnp.where(accepted, measured, last),
         ratios=jnp.where(accepted, assigned.astype(jnp.float32), jnp.where(jnp.isnan(last), 1.0, state.ratios)),
@@ -146,8 +151,7 @@ def check_modules(stacks: tuple[ModuleStack, ...], state: AlphaDecayState, gradi
         return
     # In NumPy: where a traced function closes over the state, as apply_if_finite does, jnp would compare tracers.
     if np.asarray(state.count) > 0 and int(np.asarray(state.fingerprint)) not in (0, fingerprint(stacks)):
-        warnings.warn(
+        warn(
             f"alphadecay: the state is of other modules than these {len(names)}, {', '.join(names[:3])} and so on; all"
-            " of them are measured at this update. If you changed modules or mask on purpose, all is well.",
-            stacklevel=3,
+            " of them are measured at this update. If you changed modules or mask on purpose, all is well."
         )

@@ -65,6 +65,8 @@ class BlockMatrices:
     axes: tuple[tuple[str, bool | MuonDimensionNumbers], ...]
     split: tuple[tuple[str, Sizes], ...]
     ready: tuple[ReadyRule, ...] = ()
+    is_stacked_by_default: bool = False
+    """Whether ``stacked`` is what the ready rules know, and not what the user named."""
 
     def __call__(self, params: PyTree) -> PyTree:
         """Give a tree like params of bool, MuonDimensionNumbers and MatrixAxes.

@@ -3,7 +3,6 @@
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Callable, Iterable
 
 import jax
@@ -16,6 +15,7 @@ from optax_alphadecay.modules.paths import PyTree, matches, path_components, pat
 from optax_alphadecay.modules.resolve import ModuleRule, leaf_mask, per_leaf, resolve, without_masked
 from optax_alphadecay.modules.rules import block_matrices
 from optax_alphadecay.modules.stacks import ModuleStack
+from optax_alphadecay.modules.warn import warn
 
 Mask = PyTree | Callable[[PyTree], PyTree] | None
 
@@ -152,18 +152,17 @@ def _described(record: LeafRecord) -> str:
     return f"{'module' if count == 1 else f'{count} modules'} {', '.join(shapes)}"
 
 
-def _unmatched(modules: ModuleRule, params: PyTree, *, stacked: bool = True) -> list[str]:
-    """What a rule names that no leaf has."""
+def _unmatched(modules: ModuleRule, params: PyTree) -> list[str]:
+    """What the user of a rule named that no leaf has."""
     if not isinstance(modules, BlockMatrices):
         return []
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     patterns = [("axes", pattern) for pattern, _ in modules.axes] + [("split", pattern) for pattern, _ in modules.split]
     unmatched = [f"{of}: {pattern!r}" for of, pattern in patterns if not any(matches(pattern, path) for path in paths)]
-    if stacked:
-        known = {component for path in paths for component in path_components(path)}
-        missing = [f"stacked: {name!r}" for name, _ in modules.stacked if name not in known]
-        unmatched += missing if len(missing) == len(modules.stacked) else []  # a ready rule knows several names
-    return unmatched
+    if modules.is_stacked_by_default:  # a ready rule knows several names
+        return unmatched
+    known = {component for path in paths for component in path_components(path)}
+    return unmatched + [f"stacked: {name!r}" for name, _ in modules.stacked if name not in known]
 
 
 def resolve_and_warn(params: PyTree, modules: ModuleRule = None, mask: Mask = None) -> tuple[ModuleStack, ...]:
@@ -175,22 +174,19 @@ def resolve_and_warn(params: PyTree, modules: ModuleRule = None, mask: Mask = No
     """
     stacks = resolve(params, modules, mask)
     if modules is False and jax.tree.leaves(params):
-        warnings.warn(
+        warn(
             "alphadecay: modules is False, so that every parameter keeps the base decay. optax.inject_hyperparams takes"
             " a function for a schedule, calls it with the number of updates, and passes on what comes back: give it"
-            " static_args=('metric', 'assign', 'modules', 'mask'). For uniform decay use optax.add_decayed_weights.",
-            stacklevel=3,
+            " static_args=('metric', 'assign', 'modules', 'mask'). For uniform decay use optax.add_decayed_weights."
         )
     is_rule = modules is None or (callable(modules) and jax.tree_util.all_leaves([modules]))
     nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     if not is_rule or not nodes or any(isinstance(node, optax.MaskedNode) for node in nodes):
         return stacks
-    if unmatched := _unmatched(modules, params, stacked=False):
-        warnings.warn(
-            f"alphadecay: no leaf matches {', '.join(unmatched)}; see optax_alphadecay.explain.", stacklevel=3
-        )
+    if unmatched := _unmatched(modules, params):
+        warn(f"alphadecay: no leaf matches {', '.join(unmatched)}; see optax_alphadecay.explain.")
     if not stacks:
-        warnings.warn(_no_module(leaf_records(params, modules, mask)), stacklevel=3)
+        warn(_no_module(leaf_records(params, modules, mask)))
     return stacks
 
 

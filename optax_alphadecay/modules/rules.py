@@ -97,10 +97,11 @@ def modules_for(
     """
     if not models or (unknown := [model for model in models if model not in RULES]):
         raise ValueError(f"modules_for: no ready rule for {unknown if models else 'no model'}; there are {[*RULES]}.")
+    is_default = stacked is None
     if stacked is None:
         stacked = {name: axis for model in models for name, axis in STACKED.get(model, {}).items()}
     ready = tuple(rule for model in models for rule in RULES[model])
-    return BlockMatrices(*_checked("modules_for", min_eigenvalues, stacked, axes, split), ready)
+    return BlockMatrices(*_checked("modules_for", min_eigenvalues, stacked, axes, split), ready, is_default)
 
 
 def _checked(

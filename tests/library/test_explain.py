@@ -1,6 +1,9 @@
 """What every leaf is taken for and why, as records and as a text, and warnings where nothing is a module."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
+import inspect
+import sys
 import warnings
 from typing import Any
 
@@ -117,7 +120,13 @@ def test_a_rule_of_users_that_was_taken_for_a_schedule_is_warned_of() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "rule"),
-    [("axes", oad.block_matrices(axes={"adaptor": False})), ("split", oad.block_matrices(split={"adaptor": 2}))],
+    [
+        ("axes", oad.block_matrices(axes={"adaptor": False})),
+        ("split", oad.block_matrices(split={"adaptor": 2})),
+        ("stacked", oad.block_matrices(stacked=["adaptor"])),
+        ("stacked", oad.block_matrices(stacked={"adapter": 0, "adaptor": 1}, axes={"adapter": False})),
+        ("stacked", oad.modules_for("flax", stacked=["adaptor"])),
+    ],
 )
 def test_a_pattern_without_a_leaf_is_warned_of(argument: str, rule: Any) -> None:
     params = {"adapter": jnp.ones((64, 64)), "up": jnp.ones((64, 64))}
@@ -125,6 +134,20 @@ def test_a_pattern_without_a_leaf_is_warned_of(argument: str, rule: Any) -> None
         oad.alphadecay(0.1, modules=rule).init(params)
     # The leaf that is meant may be in another group.
     optax.masked(oad.alphadecay(0.1, modules=rule), {"adapter": False, "up": True}).init(params)
+
+
+def test_what_a_ready_rule_knows_is_not_warned_of() -> None:
+    """MaxText's layers have three names, of which a model has one or two."""
+    oad.alphadecay(0.1, modules=oad.modules_for("maxtext")).init({"layers": {"up": jnp.ones((64, 2, 64))}})
+
+
+@pytest.mark.parametrize("wrap", [lambda init: init, jax.jit, lambda init: functools.partial(jax.eval_shape, init)])
+def test_a_warning_points_at_the_line_of_the_user(wrap: Any) -> None:
+    optimizer = optax.chain(optax.clip(1.0), optax.chain(oad.alphadecay(0.1), optax.masked(optax.sgd(0.1), True)))
+    with pytest.warns(UserWarning, match="no leaf of params is a module") as caught:
+        wrap(optimizer.init)({"w": jnp.ones((8, 8))})
+    line = inspect.getsource(sys.modules[__name__]).splitlines()[caught[0].lineno - 1]
+    assert caught[0].filename == __file__ and "wrap(optimizer.init)" in line
 
 
 def test_initialising_shapes_warns_like_initialising_arrays() -> None:

@@ -99,6 +99,30 @@ def test_a_last_good_score_expires(expire_after: int | None, kept: int) -> None:
     np.testing.assert_array_equal(state.ratios, good)
 
 
+def linear_of_positive(scores: jax.Array) -> jax.Array:
+    return oad.linear(mean=1.0)(jnp.where(scores > 0, scores, jnp.nan))
+
+
+@pytest.mark.parametrize("assign", [oad.proportional(), linear_of_positive])
+def test_a_score_that_the_assignment_refuses_moves_no_other_module(assign: Any) -> None:
+    """Like one that is not finite, it counts with the last good one, so that the mean is kept."""
+    optimizer = decay(refresh_every=1, assign=assign)
+    _, good = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(np.mean(good.ratios), 1, rtol=1e-6)
+    _, state = optimizer.update(PARAMS, good, PARAMS | {"c": jnp.full((2, 3), -3.0)})
+    np.testing.assert_array_equal(state.ratios, good.ratios)
+    np.testing.assert_array_equal(state.scores, good.scores)
+    np.testing.assert_array_equal(state.age, [0, 0, 1, 0])
+    assert state.rejected == 1
+
+
+def test_a_refused_score_without_a_good_one_before_is_left_out() -> None:
+    optimizer = decay(assign=oad.proportional())
+    _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS | {"c": jnp.full((2, 3), -3.0)})
+    np.testing.assert_allclose(state.ratios, [3 / 7, 6 / 7, 1, 12 / 7], rtol=1e-6)
+    np.testing.assert_array_equal(state.scores, [1, 2, np.nan, 4])
+
+
 def test_fenced_modules_are_marked_at_refreshes() -> None:
     optimizer = decay(refresh_every=2)
     far = PARAMS | {"b": jnp.full((2, 3), 501.0)}
