@@ -12,7 +12,7 @@ from experiments.report import figures
 from experiments.report.data import Book, mean_ratio, training_seconds
 from experiments.report.parts import Part
 from experiments.report.statistics import PERPLEXITY, Cell, best_of
-from experiments.report.text import column, number, settings, table, with_labels
+from experiments.report.text import column, number, p_value, settings, table, with_labels
 from experiments.style import COLOURS
 from experiments.suites.identity import name_of
 from experiments.suites.inference import SIGNIFICANCE, Contrast, contrast, holm
@@ -132,7 +132,7 @@ def _table(ablation: Ablation) -> str:
         if name not in texts[rate]:
             return "not made"
         each = found.get((rate, name))
-        p = f"<br>{each[0].mean:+.3f}, p = {each[1]:.3f}" if each and not math.isnan(each[1]) else ""
+        p = f"<br>{each[0].mean:+.3f}, {p_value(each[1])}" if each and not math.isnan(each[1]) else ""
         return texts[rate][name].replace(" †", "") + p
 
     rows = [[_name_of_row(name, ablation), _strength(ablation, name), *(text(rate, name) for rate in ablation.rates)]

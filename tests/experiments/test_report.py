@@ -214,7 +214,7 @@ def test_ablations_are_held_against_the_base_setting_seed_by_seed(book: Book, te
     rows = cells(part)
     for (rate, gap), difference in differences.items():
         shown = rows[f"refresh every {gap}"][rows["setting"].index(f"base rate {rate:g}")]
-        assert shown.endswith(f"{difference:+.3f}, p = {corrected[rate, gap]:.3f}")
+        assert shown.endswith(f"{difference:+.3f}, {p_value(corrected[rate, gap])}")
     assert "refresh every 50 (base)" in rows and "Uniform decay" in rows
 
 
