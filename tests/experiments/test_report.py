@@ -41,15 +41,16 @@ ABLATED = SCALES["nano"].ablations.decays[0].rate
 def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Suites at nano, with gaps: figure 6 lacks a cell, one cell of figure 5 has failed, and one run of another."""
     directory = tmp_path_factory.mktemp("results")
-    invented_results.write(directory, *MADE)
+    found = invented_results.write(directory, *MADE)
     for labels, config in runs_of("figure-5", "nano"):
         lost = (("sqrt", config.seed), ("log2", 1))
         if labels["weight decay"] == ABLATED and (labels["assignment"], config.seed) in lost:
-            add(directory, outcome(config, error="Diverged: | of\nloss"))
+            found[name_of(config)] = outcome(config, error="Diverged: | of\nloss")
     for labels, config in runs_of("figure-6", "nano"):
         if labels == {"metric": "stable_rank", "weight decay": ABLATED}:
-            store.remove(name_of(config), directory / "nano.jsonl")
-    add(directory, invent(config, 3.0, name="stray"))
+            del found[name_of(config)]
+    (directory / "nano.jsonl").unlink()
+    add(directory, *found.values(), invent(config, 3.0, name="stray"))
     (directory / "notes.md").write_text("Head.\n\n## In short\n\nRead *this*.\n\n## adam-repeated\n\nOr else.\n")
     return directory
 
