@@ -35,7 +35,7 @@ class Decision(NamedTuple):
     reason: str
     """Why, in a few words."""
     error: str | None = None
-    """What to write where it cannot be told; the rule raises it."""
+    """The message of the error that the rule raises, where nothing says which axes are inputs and outputs."""
     eigenvalues: int = 0
     """The most that it has as a matrix: how near a leaf that is left out came."""
 
@@ -155,7 +155,7 @@ class BlockMatrices:
         if self.stacked and not leaf.stack:
             names = [name for name, _ in self.stacked]
             error += f"\nNo component of its path is one of {names}, which stacked names."
-        return Decision(False, f"its {len(leaf.own)} axes cannot be told", error, most)
+        return Decision(False, f"nothing says which of its {len(leaf.own)} axes are inputs and outputs", error, most)
 
     def _matrices(
         self, leaf: _Leaf, numbers: MuonDimensionNumbers, sizes: Sizes | None, needed: int, reason: str

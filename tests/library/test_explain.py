@@ -34,7 +34,7 @@ def test_every_leaf_has_a_record_with_its_reason() -> None:
     assert {name: (record.taken_for, record.reason) for name, record in records.items()} == {
         "adapter": ("base decay", "axes says False for 'adapter'"),
         "attention/query/bias": ("base decay", "'bias' names a bias"),
-        "attention/query/kernel": ("error", "its 3 axes cannot be told"),
+        "attention/query/kernel": ("error", "nothing says which of its 3 axes are inputs and outputs"),
         "count": ("base decay", "int32 is no floating dtype"),
         "gate": ("no decay", "by the mask"),
         "lora": ("base decay", "8 eigenvalues, fewer than min_eigenvalues=50"),

@@ -64,7 +64,7 @@ def test_what_is_left_out_says_why(model: pathlib.Path) -> None:
     assert {tensor.name: tensor.reason for tensor in inspection.left_out} == {
         "embeddings/word/weight": "'embeddings' names an embedding",
         "layer/1/query/weight": "excluded by 'layer/1/query'",
-        "layer/1/conv/weight": "its 3 axes cannot be told",
+        "layer/1/conv/weight": "nothing says which of its 3 axes are inputs and outputs",
         "layer/1/small/weight": "8 eigenvalues, fewer than min_eigenvalues=50",
         "layer/1/norm/weight": "'norm' names a norm",
         "position_ids": "int64 is no floating dtype",
