@@ -6,6 +6,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALLED := $(VENV)/.installed
 CLIENTS := .venv-clients
+DOCS := .venv-docs
+TOOLS := .venv-tools
 
 # LAPACK gets one small matrix after the other: its other threads would spin, and slow down what runs beside it.
 export OPENBLAS_NUM_THREADS ?= 1
@@ -13,8 +15,12 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Each worker begins with half of the tests in their order, so that tests of one file share what they compile.
 WORKERS := -n 2 --dist worksteal
 
+# What constraints.txt does not pin, the tools of the site, stays at the versions that docs/requirements.txt has.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(TOOLS)/bin/uv pip compile setup.cfg \
+  --constraints constraints.txt --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet
+
 .DEFAULT_GOAL := help
-.PHONY: help install pretrain test test-fast test-clients lint bench mutants lock audit clean
+.PHONY: help install pretrain test test-fast test-clients lint docs bench mutants lock audit clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +48,10 @@ lint: $(INSTALLED)  ## Check style and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
+docs: $(DOCS)/.installed  ## Build the site into build/site, in an environment of its own; any warning is an error
+	$(DOCS)/bin/sphinx-build -c docs --fail-on-warning --keep-going --quiet --fresh-env . build/site $(ARGS)
+	@echo 'Open build/site/index.html.'
+
 bench: $(INSTALLED)  ## Measure the library against its budgets
 	$(RUN) benchmarks.run $(ARGS)
 
@@ -52,20 +62,15 @@ mutants: $(INSTALLED)  ## Break the library in many small ways, and count what t
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) cosmic_ray.cli exec pyproject.toml mutants.sqlite
 	$(RUN) cosmic_ray.tools.report mutants.sqlite
 
-lock: $(INSTALLED)  ## Write requirements.txt anew: the pins of constraints.txt with hashes, for every platform
-	$(RUN) pip install --quiet --disable-pip-version-check uv==0.13.9
-	echo '# Written by make lock from setup.cfg and constraints.txt.' > requirements.partial
-	$(RUN) uv pip compile setup.cfg --extra dev --constraints constraints.txt --universal --python-version 3.11 \
-	  --generate-hashes --no-strip-extras --no-annotate --no-header --quiet >> requirements.partial
-	mv requirements.partial requirements.txt
+lock: $(TOOLS)/.installed  ## Write both requirements.txt anew: the pins of constraints.txt with hashes, for every platform
+	$(COMPILE) --extra dev --output-file requirements.txt
+	$(COMPILE) --extra docs --output-file docs/requirements.txt
 
-audit:  ## Look for known vulnerabilities in the pinned packages
-	$(PYTHON) -m venv .audit
-	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	.audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.txt
+audit: $(TOOLS)/.installed  ## Look for known vulnerabilities in the pinned packages
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt --requirement docs/requirements.txt
 
 clean:  ## Remove .venv, caches and build outputs; data/ and runs/ stay
-	rm -rf $(VENV) $(CLIENTS) .audit build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) $(DOCS) $(TOOLS) build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): setup.cfg pyproject.toml requirements.txt
@@ -81,4 +86,15 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.txt
 $(CLIENTS)/.installed: setup.cfg
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
+	@touch $@
+
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	@touch $@
+
+$(TOOLS)/.installed: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  build==1.6.1 pip-audit==2.10.1 twine==7.0.0 uv==0.13.9
 	@touch $@

@@ -1,24 +1,28 @@
-"""The documents hold: Python blocks run, commands are understood by their programs, links lead somewhere."""
+"""The documents hold: blocks and notebooks run, commands are understood by their programs, links lead somewhere."""
 # SPDX-License-Identifier: Apache-2.0
 
 import argparse
 import configparser
 import contextlib
 import io
+import json
 import math
 import os
 import pathlib
 import re
 import runpy
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+import matplotlib.pyplot as plt
 import pytest
 import tyro
 
+import optax_alphadecay as oad
 from experiments.suites.scales import SCALES
 from tests import markdown
 
@@ -38,6 +42,8 @@ NOT_RUN = {
     ],
 }
 """Blocks marked `python notest`, in order, and why each cannot run here. They still have to compile."""
+NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/notebooks/*.ipynb"))
+"""Notebooks, committed without outputs; the site is built with what their cells give."""
 LANGUAGES = {"python", "python notest", "bash", "text", "mermaid"}
 SHELL = {"source", "export", "wait", "tfds", "[", "do", "done"}
 """Commands that are not ours. What follows `nohup`, `srun` and `until` is checked."""
@@ -66,6 +72,17 @@ def test_python_blocks_run_and_print_what_the_text_blocks_show(name: str) -> Non
             printed = output.getvalue() or printed
         elif block.info == "text":
             _assert_alike(printed, block.code)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_run_and_are_committed_without_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    namespace: dict[str, Any] = {}
+    for cell in json.loads(_read(name))["cells"]:
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None), "clear its outputs"
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile("".join(cell["source"]), name, "exec"), namespace)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -260,6 +277,23 @@ def test_an_open_fence_is_an_error() -> None:
 def test_every_page_is_linked_from_the_front_page() -> None:
     linked = set(markdown.links(_read("README.md")))
     assert {name for name in WRITTEN if name != "README.md"} <= linked
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    contents = re.findall(r"^   (?:[^<\n]* <)?([\w./-]+)>?$", _read("docs/index.rst"), re.MULTILINE)
+    pages = {path.removeprefix("docs/").rpartition(".")[0] for path in [*WRITTEN, *NOTEBOOKS] if "docs/" in path}
+    assert pages | {"api"} <= set(contents)
+
+
+def test_the_start_page_shows_a_block_that_runs() -> None:
+    blocks = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", _read("docs/index.rst"), re.MULTILINE)
+    shown = {textwrap.dedent(block).strip() for block in blocks}
+    assert shown and shown <= {block.code.strip() for block in markdown.blocks(_read("README.md"))}
+
+
+def test_the_reference_has_every_public_name() -> None:
+    names = re.findall(r"^\.\. auto(?:function|class|data):: (\w+)$", _read("docs/api.rst"), re.MULTILINE)
+    assert sorted(names) == sorted(oad.__all__)
 
 
 def test_the_readme_is_a_front_page() -> None:

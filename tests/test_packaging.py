@@ -76,6 +76,7 @@ def _undeclared(imports: Iterable[tuple[pathlib.Path, str]], declared: Iterable[
         ("experiments", ["experiments", "wandb"]),
         ("tests", ["test", "clients"]),
         ("benchmarks", ["bench"]),
+        ("docs", ["docs"]),
     ],
 )
 def test_every_import_is_declared(folder: str, extras: list[str]) -> None:

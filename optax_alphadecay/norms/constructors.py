@@ -160,8 +160,8 @@ def scion_norms(modules: ModuleRule = None, output_radius: float = 60.0) -> Call
 
     Args:
       modules: which leaves are block matrices, as in :func:`alphadecay`; None: ``block_matrices(1)``, all of them
-        however small. For scanned layers ``block_matrices(1, stacked=["layers"])``; :class:`MuonDimensionNumbers`
-        for kernels of other ranks.
+        however small. For scanned layers ``block_matrices(1, stacked=["layers"])``;
+        :class:`optax.contrib.MuonDimensionNumbers` for kernels of other ranks.
       output_radius: radius of the signs, relative to that of the matrices.
 
     Returns:
