@@ -233,3 +233,17 @@ def test_wrongly_shaped_scores_and_ratios() -> None:
         optimizer = transform(**options)
         with pytest.raises(ValueError, match=r"one (score|ratio) a module"):
             optimizer.update(params, optimizer.init(params), params)
+
+
+def test_accumulation_keeps_what_is_not_finite_as_with_uniform_decay() -> None:
+    """`optax.MultiSteps` clears its sum by a product with 0, which keeps NaN and infinities, whatever it wraps."""
+    params, last, found = random_tree(0), None, []
+    broken = {**params, "a": params["a"].at[1, 2].set(jnp.inf)}
+    for inner in (optax.add_decayed_weights(0.1), transform()):
+        wrapper = optax.MultiSteps(inner, 1)
+        state, update = wrapper.init(params), jax.jit(wrapper.update)
+        for gradients in (broken, params):
+            last, state = update(gradients, state, params)
+        found.append(jax.tree.map(jnp.isfinite, last))
+    np.testing.assert_array_equal(found[0]["a"], jnp.ones((4, 6), bool).at[1, 2].set(False))
+    jax.tree.map(np.testing.assert_array_equal, *found)
