@@ -8,8 +8,11 @@ import socket
 import matplotlib.image
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from benchmarks import fences, figure, fuzz, report
+from benchmarks.inspection import models, tables
+from benchmarks.inspection.__main__ import all_outputs
 from benchmarks.measure import Row, ratio, take_turns
 from benchmarks.soak.relay import Relay
 
@@ -90,3 +93,25 @@ def test_fuzzing_finds_a_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(fuzz, "draw_tree", draw_with_the_former_rate)
     assert fuzz.main(options) == 1
     assert "is not its gradient and 0.3 x [" in capsys.readouterr().err
+
+
+def test_all_outputs_of_a_sharded_checkpoint_agree(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"layers.{at}.up.weight": rng.standard_normal((64, 96)).astype(np.float32) for at in range(6)}
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    shards = models.shard(tmp_path, tmp_path / "shards")
+    assert len(list(shards.glob("*.safetensors"))) == 4
+    row = all_outputs("six matrices", shards, tmp_path / "outputs")
+    assert row["modules"] == len(row["alphas"]) == 6 and row["left_out"] == 0
+    assert row["largest_mb"] == 64 * 96 * 4 / 1e6 and row["checkpoint_mb"] > 6 * row["largest_mb"]
+    assert row["peak"] >= row["imported"] > 0
+
+
+def test_alphas_are_compared_module_by_module() -> None:
+    row = {"name": "m", "shuffled": True, "modules": 2, "turns": 3, "memory": [1.0, 20.0]}
+    row |= {part: [1.0, 2.5] for part in ("wall", "cpu", "all")} | {"cpu_ratio": 2.5, "all_ratio": 2.4}
+    found = {"measured_under": {"seed": "0"}, "models": [], "outputs": [], "comparison": [row]}
+    alphas = {"m": {"a": [2.0, 2.0 + 1e-9], "b": [2.0, 2.5]}, "n": {"a": [2.0, 2.0], "b": [2.0, float("nan")]}}
+    lines = tables.markdown(found | {"alphas": alphas}).splitlines()
+    assert "| m | 2 | 5.0e-01 | `b` | 1 |" in lines and "| n | 2 | inf | `b` | 1 |" in lines
+    assert any(line.startswith("| m, shuffled too | 2 | 1.00 / 2.50 s |") for line in lines)

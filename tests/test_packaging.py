@@ -75,7 +75,7 @@ def _undeclared(imports: Iterable[tuple[pathlib.Path, str]], declared: Iterable[
         ("optax_alphadecay", []),
         ("experiments", ["experiments", "wandb"]),
         ("tests", ["test", "clients"]),
-        ("benchmarks", ["bench"]),
+        ("benchmarks", ["bench", "weightwatcher"]),
         ("docs", ["docs"]),
     ],
 )

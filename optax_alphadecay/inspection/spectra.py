@@ -14,8 +14,8 @@ from optax_alphadecay.spectra.powerlaw import NOISE_FLOOR
 
 # 99.9 % point of the Tracy-Widom law of order 1, which the largest eigenvalue of a random matrix follows.
 _TRACY_WIDOM = 3.27
-# Columns of a matrix that are converted to float64 at once.
-_BLOCK = 1 << 22
+# Entries of a matrix that are converted to float64 at once; but never fewer columns than make products efficient.
+_BLOCK, _COLUMNS = 1 << 20, 1 << 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _gram(matrix: np.ndarray) -> np.ndarray:
     matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     rows, columns = matrix.shape
     gram = np.zeros((rows, rows))
-    width = max(1, _BLOCK // rows)
+    width = max(_COLUMNS, _BLOCK // rows)
     for start in range(0, columns, width):
         block = matrix[:, start : start + width].astype(np.float64)
         gram += block @ block.T
