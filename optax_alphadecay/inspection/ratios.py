@@ -43,7 +43,8 @@ def _kept(scores: np.ndarray, fence: float) -> np.ndarray:
     above, below = np.where(scores >= 0, scores, np.inf), np.where(scores < 0, scores, -np.inf)
     above = np.append(np.minimum.accumulate(above[::-1])[::-1][1:], np.inf)
     below = np.append(np.maximum.accumulate(below[::-1])[::-1][1:], -np.inf)
-    fenced = (above - high > reach) & (low - below > reach)
+    is_larger = np.diff(np.abs(scores), append=np.inf) > 0
+    fenced = is_larger & (above - high > reach) & (low - below > reach)
     fenced[-1] = True
     ends = np.flatnonzero(fenced) + 1
     sizes = np.diff(ends, prepend=0)

@@ -198,6 +198,7 @@ def test_ratios_are_those_of_the_assignment() -> None:
             scores = draw.uniform(1.5, 3, size)
             far = draw.random(size) < draw.choice([0.0, 0.2, 0.4])
             scores[far] *= draw.choice([1.0, 2.1, 4.0, 30.0, -9.0], far.sum())
+            scores[draw.random(size) < 0.1] = -scores[0]
             scores[draw.random(size) < 0.1] = draw.choice([np.nan, np.inf, -np.inf, 2.0])
             found, expected = linear_ratios(scores), np.asarray(assign(jnp.array(scores, jnp.float32)))
             fenced += int(((expected == 3) | (expected == np.float32(2 / 3))).sum() > 2)
