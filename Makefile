@@ -20,7 +20,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(TOOLS)/bin/uv pip compile set
   --constraints constraints.txt --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install pretrain test test-fast test-clients lint docs bench mutants lock audit clean
+.PHONY: help install pretrain test test-fast test-clients lint docs package bench mutants lock audit clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,21 @@ lint: $(INSTALLED)  ## Check style and types
 docs: $(DOCS)/.installed  ## Build the site into build/site, in an environment of its own; any warning is an error
 	$(DOCS)/bin/sphinx-build -c docs --fail-on-warning --keep-going --quiet --fresh-env . build/site $(ARGS)
 	@echo 'Open build/site/index.html.'
+
+# Of what is committed. The release workflow passes the tag too, as REF.
+REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null)
+REF ?= main
+
+package: $(INSTALLED) $(TOOLS)/.installed  ## Build what PyPI gets into dist, and check it: metadata, README, tests in the sdist
+	$(TOOLS)/bin/cffconvert --validate
+	rm -rf build/package build/sdist dist && mkdir -p build/package build/sdist
+	git archive HEAD | tar -x -C build/package
+	$(RUN) release.prepare build/package --repository '$(REPOSITORY)' --ref '$(REF)'
+	$(TOOLS)/bin/python -m build --outdir dist build/package
+	$(TOOLS)/bin/twine check --strict dist/*
+	tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1
+	cd build/sdist && $(CURDIR)/$(RUN) pytest --collect-only -qq -p no:cacheprovider tests > ../collected.txt || \
+	  { tail -n 40 ../collected.txt; exit 1; }
 
 bench: $(INSTALLED)  ## Measure the library against its budgets
 	$(RUN) benchmarks.run $(ARGS)
@@ -96,5 +111,5 @@ $(DOCS)/.installed: docs/requirements.txt
 $(TOOLS)/.installed: Makefile
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  build==1.6.1 pip-audit==2.10.1 twine==7.0.0 uv==0.13.9
+	  build==1.6.1 cffconvert==2.0.0 pip-audit==2.10.1 twine==7.0.0 uv==0.13.9
 	@touch $@

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 import optax_alphadecay
 
 ROOT = pathlib.Path(__file__).parents[1]
-OURS = {"optax_alphadecay", "experiments", "tests", "benchmarks"}
+OURS = {"optax_alphadecay", "experiments", "tests", "benchmarks", "release"}
 
 
 def _setup_cfg() -> configparser.ConfigParser:
@@ -77,6 +77,7 @@ def _undeclared(imports: Iterable[tuple[pathlib.Path, str]], declared: Iterable[
         ("tests", ["test", "clients"]),
         ("benchmarks", ["bench", "weightwatcher"]),
         ("docs", ["docs"]),
+        ("release", []),
     ],
 )
 def test_every_import_is_declared(folder: str, extras: list[str]) -> None:
