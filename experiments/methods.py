@@ -144,6 +144,8 @@ class AlphaDecay(_Decay):
     """Give the lowest scores the highest ratios: a control, of the linear assignment."""
     unit_mean: bool = False
     """Divide the ratios by their mean, so that the modules' decays average the base rate; of the linear assignment."""
+    mean_over: Literal["modules", "weights"] = "modules"
+    """What that mean is over: modules, or weights, where each module counts by its size; of unit_mean."""
     corrected: bool = False
     """Let the base rate follow the learning rate, except the output layer's, as in AdamC; of the coupling adamw."""
 
@@ -151,6 +153,7 @@ class AlphaDecay(_Decay):
         """Refuses settings that the chosen metric or assignment would ignore."""
         of_choice = {
             "assign": ("linear", ("scale_range", "reverse", "unit_mean")),
+            "unit_mean": (True, ("mean_over",)),
             "metric": ("pl_alpha_hill", ("fit",)),
             "coupling": ("adamw", ("corrected",)),
         }
@@ -167,6 +170,7 @@ _DEFAULTS: dict[str, Any] = {
     "scale_range": _RANGE,
     "reverse": False,
     "unit_mean": False,
+    "mean_over": "modules",
     "fit": "median",
     "corrected": False,
 }
@@ -256,6 +260,8 @@ def with_settings(optimizer: Method, method: str | None = None, **settings: Any)
     kept = {field.name: merged[field.name] for field in dataclasses.fields(kind) if field.name in merged}
     if kept.get("assign", "linear") != "linear":
         kept = {name: value for name, value in kept.items() if name not in ("scale_range", "reverse", "unit_mean")}
+    if not kept.get("unit_mean", False):
+        kept.pop("mean_over", None)
     if kept.get("metric", "pl_alpha_hill") != "pl_alpha_hill":
         kept.pop("fit", None)
     return kind(**kept)

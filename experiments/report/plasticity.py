@@ -20,7 +20,7 @@ from experiments.suites.plasticity import PRETRAINING, TASKS, pretraining_seed
 
 RESAMPLES = 2_000
 ABOUT = (
-    "AdamW at one learning rate: no decay, and Uniform and AlphaDecay (ratios divided by their mean over modules) at "
+    "AdamW at one learning rate: no decay, and Uniform and AlphaDecay (ratios divided by their mean over weights) at "
     "each decay. All weights of every base model are then trained on every task, three seeds each, by one recipe. Nats "
     "are mean cross-entropies on the test split (books: validation split), absolute and not gains; mean ± standard "
     "deviation over pre-training seeds of means over fine-tuning seeds. Tau is Kendall's, of pre-training loss and "

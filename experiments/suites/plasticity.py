@@ -20,7 +20,7 @@ from experiments.suites.identity import name_of
 from experiments.suites.scales import SCALES, Scale, with_optimizer
 
 DECAYS = (0.1, 0.3, 0.5, 1.0, 3.0)
-"""Weight decays of AdamW, beside 0. AlphaDecay's ratios are divided by their mean over modules."""
+"""Weight decays of AdamW, beside 0. AlphaDecay's ratios are divided by their mean over weights."""
 LEARNING_RATE = 3e-3
 """Of pre-training, for all: near the optimum of the small scales."""
 BASE_SEEDS, FINETUNING_SEEDS = 3, 3
@@ -71,12 +71,12 @@ def base_models(base: Config, seed: int) -> Iterator[BaseModel]:
     common: dict[str, Any] = {"coupling": "adamw", "learning_rate": LEARNING_RATE}
     config = dataclasses.replace(base, seed=seed)
     yield BaseModel("No decay", 0.0, with_optimizer(config, "none", **common))
+    same_mean = {"unit_mean": True, "mean_over": "weights"}
     for decay in DECAYS:
         uniform = with_optimizer(config, "uniform", weight_decay=decay, **common)
         yield BaseModel("Uniform", decay, uniform)
-        yield BaseModel(
-            "AlphaDecay", decay, with_optimizer(config, "alphadecay", weight_decay=decay, unit_mean=True, **common)
-        )
+        alphadecay = with_optimizer(config, "alphadecay", weight_decay=decay, **same_mean, **common)
+        yield BaseModel("AlphaDecay", decay, alphadecay)
 
 
 def pretraining_seed(seed: int) -> int:

@@ -221,6 +221,9 @@ def make_assignment(config: AlphaDecay) -> oad.Assignment:
         return getattr(oad, config.assign)()
     # The paper's own rule, by which the recorded runs were made: every score may set the scale.
     linear, sign = oad.linear(*config.scale_range, fence=None), -1.0 if config.reverse else 1.0
+    if config.mean_over == "weights":
+        by_weights = oad.linear(*config.scale_range, mean=1.0, by="weights", fence=None)
+        return lambda scores, sizes: by_weights(sign * scores, sizes)
 
     def assign(scores: jax.Array) -> jax.Array:
         ratios = linear(sign * scores)

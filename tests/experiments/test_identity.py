@@ -50,6 +50,7 @@ def test_where_a_run_is_computed_is_not_part_of_its_name(same: Config) -> None:
         changed("model", num_layers=4),
         changed("optimizer", fit="fix_finger"),
         changed("optimizer", unit_mean=True),
+        changed("optimizer", unit_mean=True, mean_over="weights"),
         changed("optimizer", solver="stochastic"),
     ],
 )

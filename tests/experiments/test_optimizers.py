@@ -291,4 +291,7 @@ def test_mean_one_keeps_the_shares_and_reverse_mirrors_them() -> None:
     scaled = np.asarray(make_assignment(dataclasses.replace(BASE, unit_mean=True))(scores))
     mirrored = np.asarray(make_assignment(dataclasses.replace(BASE, reverse=True))(scores))
     np.testing.assert_allclose(scaled, plain / plain[:3].mean(), rtol=1e-6)
+    by_weights = make_assignment(dataclasses.replace(BASE, unit_mean=True, mean_over="weights"))
+    sizes = np.array([1000, 200, 30, 4])
+    np.testing.assert_allclose(by_weights(scores, sizes), plain / np.average(plain[:3], weights=sizes[:3]), rtol=1e-6)
     np.testing.assert_allclose(plain + mirrored, [sum(BASE.scale_range)] * 3 + [np.nan], rtol=1e-6)

@@ -185,4 +185,4 @@ def test_base_models_are_ordinary_runs() -> None:
     labels = {"task": PRETRAINING, "method": "AlphaDecay", "weight decay": 0.3}
     base = next(run.config for run in RUNS if run.labels == labels)
     assert isinstance(base, Config) and (base.optimizer.coupling, base.optimizer.learning_rate) == ("adamw", 3e-3)
-    assert getattr(base.optimizer, "unit_mean", False)
+    assert getattr(base.optimizer, "unit_mean", False) and getattr(base.optimizer, "mean_over", "") == "weights"
