@@ -117,5 +117,8 @@ def _digest(directory: pathlib.Path) -> str:
     step, faults = checksums.newest_intact(directory) if directory.is_dir() else (None, {})
     if step is None:
         told = "".join(f"; step {number}: {fault}" for number, fault in faults.items())
-        raise FileNotFoundError(f"the run in {directory.parent} has no intact checkpoint{told}: train it first")
+        raise FileNotFoundError(
+            f"the run in {directory.parent} has no intact checkpoint{told}: train it first, as `make pretrain` does "
+            "with runs/nano"
+        )
     return hashlib.sha256((directory / str(step) / checksums.NAME).read_bytes()).hexdigest()[:12]
