@@ -123,13 +123,13 @@ function drawHeat() {
   };
   section.querySelector("table").replaceChildren(
     element("thead", {}, element("tr", {}, element("th", {}, "layer"), ...layers.map((layer) => element("th", {}, String(layer))))),
-    element("tbody", {}, ...types(modules).map((type) => element("tr", {}, element("th", {}, type), ...layers.map((layer) => cell(type, layer))))));
+    element("tbody", {}, ...types(modules).map((type) => element("tr", {}, element("th", {}, ...breakable(type)), ...layers.map((layer) => cell(type, layer))))));
 }
 function drawDetail() {
   const module = current().modules.find((one) => one.name === state.module), section = find("#detail");
   section.hidden = !module;
   if (!module) return;
-  find("#chosen").textContent = module.name;
+  find("#chosen").replaceChildren(...breakable(module.name));
   const logs = module.spectrum.map(([value, share]) => [Math.log10(value), Math.log10(share)]);
   const figure = section.querySelector(".figure"), entries = [];
   if (logs.length) {
@@ -169,11 +169,11 @@ function drawTable() {
     return (first < second ? -1 : first > second ? 1 : 0) * (state.down ? -1 : 1);
   });
   find("#count").textContent = `${modules.length} of ${current().modules.length}`;
-  const heading = (name, text) => element("th", { scope: "col", "data-column": name, "aria-sort": state.sort !== name ? "none" : state.down ? "descending" : "ascending" },
+  const heading = (name, text) => element("th", { scope: "col", "data-heading": text, "aria-sort": state.sort !== name ? "none" : state.down ? "descending" : "ascending" },
     element("button", { type: "button", click: () => { state.down = state.sort === name && !state.down; state.sort = name; drawTable(); } },
       text + (state.sort === name ? (state.down ? " ↓" : " ↑") : "")));
   find("#modules table").replaceChildren(
-    element("thead", {}, element("tr", {}, heading("name", "module"), element("th", {}, "shape"), ...names.map((name) => heading(name, MEASURES[name])))),
+    element("thead", {}, element("tr", {}, heading("name", "module"), element("th", { "data-heading": "shape" }, element("span", {}, "shape")), ...names.map((name) => heading(name, MEASURES[name])))),
     element("tbody", {}, ...modules.map((module) => element("tr", { class: module.name === state.module ? "chosen" : "", click: () => choose(module.name, true) },
       element("td", {}, element("button", { type: "button" }, ...breakable(module.name))), element("td", {}, show(module.shape)),
       ...names.map((name) => element("td", {}, show(module[name], name)))))));
@@ -210,7 +210,7 @@ function drawTrajectories() {
 }
 function drawRest() {
   const checkpoint = current();
-  find("#source").textContent = checkpoint.source;
+  find("#source").replaceChildren(...breakable(checkpoint.source));
   find("#summary ul").replaceChildren(...checkpoint.summary.map((sentence) => element("li", {}, sentence)));
   find("#left-out").hidden = checkpoint.left_out.length === 0;
   find("#left-out summary").textContent = `${checkpoint.left_out.length} tensors left out, and why`;
@@ -234,6 +234,7 @@ find("#measure").append(...Object.entries(MEASURES).map(([name, text]) => elemen
 find("#measure").addEventListener("change", (event) => { state.measure = event.target.value; drawHeat(); });
 find("#filter").addEventListener("input", drawTable);
 document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.classList.contains("hit")) event.target.dispatchEvent(new Event("click")); });
+window.addEventListener("beforeprint", () => { find("#left-out details").open = true; });
 let resized;
 window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(draw, 100); });
 draw();

@@ -80,7 +80,7 @@ def test_page_shows_what_was_measured(tmp_path: pathlib.Path, width: int) -> Non
         heat: all("#heat tbody td button").length, rows: all("#modules tbody tr").length,
         names: all("#modules tbody td:first-child").map((node) => node.textContent),
         overflow: document.documentElement.scrollWidth - window.innerWidth, left_out: all("#left-out tr").length,
-        images: all("img").length,
+        images: all("img").length, heads: all("#modules thead th").map((one) => [one.dataset.heading, one.innerText]),
       };
       all("#modules thead button").find((node) => node.textContent.startsWith("alpha (median")).click();
       result.sorted = all("#modules tbody tr td:nth-child(3)").map((node) => node.textContent);
@@ -102,6 +102,7 @@ def test_page_shows_what_was_measured(tmp_path: pathlib.Path, width: int) -> Non
     assert result["title"] == "Spectra of a model" and result["images"] == 0 and "img" not in elements.tags
     assert EVIL in result["names"] and len(result["names"]) == result["rows"] == len(inspection) == 6
     assert result["dots"] == 3 and result["heat"] == 5 and result["left_out"] == 1
+    assert len(result["heads"]) == 16 and all(printed == shown for printed, shown in result["heads"])
     assert result["overflow"] <= 0  # nothing but tables scrolls sideways
     alphas = [float(text) for text in result["sorted"] if text != DASH]
     assert len(alphas) == 4 and alphas == sorted(alphas) and result["sorted"][4:] == [DASH, DASH]
