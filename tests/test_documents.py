@@ -243,7 +243,7 @@ def test_links_lead_somewhere(name: str) -> None:
     for link in markdown.links(_read(name)):
         target, _, anchor = link.partition("#")
         path = (ROOT / name).parent / target if target else ROOT / name
-        assert path.exists(), f"{name} links to {link}"
+        assert path.is_file(), f"{name} links to {link}, which is no file: the site has no page for a folder"
         if anchor:
             assert anchor in markdown.anchors(path.read_text(encoding="utf-8")), f"{name} links to {link}"
 
