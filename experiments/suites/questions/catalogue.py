@@ -14,6 +14,7 @@ from experiments.suites.questions import (
     adam_small,
     adamw_fresh,
     adamw_repeated,
+    adamw_two_rates,
     correction_adamw,
     correction_scion,
 )
@@ -21,6 +22,7 @@ from experiments.suites.questions import (
 QUESTIONS: dict[str, Question] = {
     "adam-repeated": adam_repeated.QUESTION,
     "adamw-repeated": adamw_repeated.QUESTION,
+    "adamw-two-rates": adamw_two_rates.QUESTION,
     "adam-fresh": adam_fresh.QUESTION,
     "adamw-fresh": adamw_fresh.QUESTION,
     "adam-books": adam_books.QUESTION,
