@@ -204,18 +204,18 @@ function drawTrajectories() {
     element("thead", {}, element("tr", {}, element("th", {}, "module"), ...all.map((checkpoint) => element("th", {}, checkpoint.label)), element("th", {}, "change"))),
     element("tbody", {}, ...rows.map(([name, row]) => {
       const first = row.alphas[0], last = row.alphas[row.alphas.length - 1];
-      return element("tr", {}, element("td", {}, name), ...row.alphas.map((alpha) => element("td", {}, show(alpha))),
+      return element("tr", {}, element("td", {}, ...breakable(name)), ...row.alphas.map((alpha) => element("td", {}, show(alpha))),
         element("td", {}, known(first) && known(last) ? show(last - first) : "–"));
     })));
 }
 function drawRest() {
   const checkpoint = current();
   find("#source").replaceChildren(...breakable(checkpoint.source));
-  find("#summary ul").replaceChildren(...checkpoint.summary.map((sentence) => element("li", {}, sentence)));
+  find("#summary ul").replaceChildren(...checkpoint.summary.map((sentence) => element("li", {}, ...breakable(sentence))));
   find("#left-out").hidden = checkpoint.left_out.length === 0;
   find("#left-out summary").textContent = `${checkpoint.left_out.length} tensors left out, and why`;
   find("#left-out table").replaceChildren(...checkpoint.left_out.map(([name, shape, dtype, reason]) =>
-    element("tr", {}, ...[name, shape.join(" × "), dtype, reason].map((text) => element("td", {}, text)))));
+    element("tr", {}, ...[name, shape.join(" × "), dtype, reason].map((text) => element("td", {}, ...breakable(text))))));
 }
 function choose(name, scroll) {
   state.module = name;
