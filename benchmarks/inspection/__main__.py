@@ -173,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the checkpoint of more than 1 GB (0)")
     parser.add_argument("--out", type=pathlib.Path, default=HERE, help="folder for results.md and results.json")
     parser.add_argument("--keep", type=pathlib.Path, help="folder that keeps the copies and all outputs")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
+    given = [f"--turns={options.turns}", f"--seed={options.seed}"]  # where files go is no condition
     found: dict[str, Any] = {
         "measured_under": {
             **conditions(given, module="benchmarks.inspection", packages=PACKAGES),
