@@ -75,7 +75,7 @@ def _undeclared(imports: Iterable[tuple[pathlib.Path, str]], declared: Iterable[
         ("optax_alphadecay", []),
         ("experiments", ["experiments", "wandb"]),
         ("tests", ["test", "clients"]),
-        ("benchmarks", ["bench", "weightwatcher"]),
+        ("benchmarks", ["bench", "weightwatcher", "mutants"]),
         ("docs", ["docs"]),
         ("release", []),
     ],
