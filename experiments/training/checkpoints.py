@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 import optax_alphadecay as oad
 from experiments.parallel import distributed
@@ -48,8 +49,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         logging.getLogger("absl").addFilter(_is_news)
         self._report_unraisable, sys.unraisablehook = sys.unraisablehook, self._report_unless_late
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(2), cleanup_tmp_directories=True
-        )
+            preservation_policy=ocp.checkpoint_managers.LatestN(2), cleanup_tmp_directories=True,
+            async_options=ocp.options.AsyncOptions(barrier_sync_fn=_wait_for_others),
+        )  # fmt: skip
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal_checkpoint")
         self._under_way: concurrent.futures.Future[None] | None = None
@@ -168,7 +170,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """Waits for the save under way, and raises its error once."""
         under_way, self._under_way = self._under_way, None
         if under_way:
-            under_way.result()
+            with distributed.bounded("a save"):
+                under_way.result()
 
     def _seal(self, step: int) -> None:
         """Waits until every process has written its part of the step, then seals it."""
@@ -184,6 +187,15 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             yield
         except (OSError, RuntimeError, ValueError) as error:
             raise OSError(f"Cannot save step {step} in {self.directory}: {error}") from error
+
+
+def _wait_for_others(*, key: str, timeout_ms: int) -> None:
+    """Waits for the other processes at a point of a save, unless what this one has to write has failed.
+
+    Orbax waits for all in a `finally`, also where a write has failed, while the others wait for it to be written.
+    """
+    if sys.exc_info()[1] is None:
+        get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def restore_params(directory: pathlib.Path, params: Any) -> tuple[int, Any]:

@@ -102,6 +102,43 @@ def test_processes_look_and_fail_together(
     assert second.returncode, "nor does the other one wait for ever"
 
 
+FULL_DISK = """
+import pathlib, resource, sys
+import jax
+from experiments.parallel import distributed
+from experiments.training.checkpoints import Checkpoints
+
+class Batches:
+    get_state = dict
+
+@distributed.ends_together
+def main():
+    distributed.join_processes()
+    here = jax.sharding.NamedSharding(jax.make_mesh((2,), ("processes",)), jax.P("processes"))
+    params = jax.jit(lambda: jax.random.normal(jax.random.key(0), (2, 50_000)), out_shardings=here)()
+    if jax.process_index() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    try:
+        with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:
+            checkpoints.save(1, {"w": params}, {"w": params}, Batches())
+            checkpoints.latest()
+    except OSError as error:
+        print(str(error).splitlines()[0][:150])
+        return 1
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_arrays_that_one_process_cannot_write_end_both(tmp_path: pathlib.Path) -> None:
+    first, second = run_processes(2, "-c", FULL_DISK, str(tmp_path))
+    assert second.returncode == 1
+    assert f"Cannot save step 1 in {tmp_path}: OUT_OF_RANGE: Error writing" in second.stdout, second.stderr
+    assert first.returncode, "nor does the other one wait until Orbax gives up"
+    assert not (tmp_path / "1").exists()
+
+
 @pytest.mark.parametrize(
     "environment", [{}, {"SLURM_STEP_NUM_TASKS": "1"}, {"TPU_WORKER_HOSTNAMES": "localhost"}, {"JAX_PROCESS_ID": "0"}]
 )

@@ -23,7 +23,7 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkR
 
 from experiments.command_line import ends_in_a_line
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE, TESTS = ROOT / "optax_alphadecay", ROOT / "tests" / "library"
 SECONDS = 600
 """Tests that take longer have noticed."""
