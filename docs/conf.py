@@ -35,6 +35,7 @@ include_patterns = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "benchmarks/*.md",
+    "benchmarks/inspection/*.md",
     "experiments/README.md",
     "results/report.md",
 ]

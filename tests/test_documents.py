@@ -31,7 +31,7 @@ WRITTEN = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "experiments/README.md
 WRITTEN += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
 """Documents written by hand: their blocks run and their commands parse."""
 LINKED = [*WRITTEN, "CHANGELOG.md", "results/report.md", "results/notes.md", "benchmarks/results.md"]
-LINKED += ["benchmarks/tpu.md", "tests/data/README.md"]
+LINKED += ["benchmarks/tpu.md", "benchmarks/inspection/results.md", "tests/data/README.md"]
 """Documents whose links are checked."""
 PASTED = {"README.md"}
 """Documents whose Python blocks each run alone; those of the others run in order, as one program."""
