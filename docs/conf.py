@@ -1,6 +1,7 @@
 """How the site is built: `make docs` runs Sphinx over the documents of the repository, and a warning is an error."""
 # SPDX-License-Identifier: Apache-2.0
 
+import ast
 import inspect
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 import latex2mathml.converter
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.writers.html5 import HTML5Translator
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,23 +123,38 @@ def _describe_fields(app: Sphinx, what: str, name: str, field: object, options: 
     lines[:] = [comment.strip(" #") for comment in comments]
 
 
+def _describe_aliases(app: Sphinx, what: str, name: str, alias: object, options: object, lines: list[str]) -> None:
+    """Take the text under a type alias, which autodoc looks for in the module that the alias is exported from."""
+    if what != "data":
+        return
+    short = name.rpartition(".")[2]
+    package = ast.parse(inspect.getsource(optax_alphadecay))
+    [home] = [
+        node.module
+        for node in package.body
+        if isinstance(node, ast.ImportFrom) and node.module and short in {each.name for each in node.names}
+    ]
+    lines[:] = ModuleAnalyzer.for_module(home).find_attr_docs()["", short]
+
+
 _attributes: dict[str, list[str]] = {}
 
 
 def _keep_attribute(app: Sphinx, what: str, name: str, field: object, options: object, lines: list[str]) -> None:
     """Keep the text of an attribute from napoleon, which takes all before a colon for a type."""
-    if what == "attribute":
+    if what in ("attribute", "data"):
         _attributes[name] = lines[:]
 
 
 def _restore_attribute(app: Sphinx, what: str, name: str, field: object, options: object, lines: list[str]) -> None:
-    if what == "attribute":
+    if what in ("attribute", "data"):
         lines[:] = _attributes.pop(name)
 
 
 def setup(app: Sphinx) -> None:
     """Render formulas as MathML, which browsers draw without a script, and describe fields."""
     app.connect("autodoc-process-docstring", _describe_fields, priority=100)
+    app.connect("autodoc-process-docstring", _describe_aliases, priority=100)
     app.connect("autodoc-process-docstring", _keep_attribute, priority=200)
     app.connect("autodoc-process-docstring", _restore_attribute, priority=900)
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
