@@ -110,7 +110,7 @@ def answer(primary: Row, planned: int) -> str:
         return f"**Not told apart**: {found.mean:+.4f} nats ({facts})."
     side, percent = "lower" if found.mean < 0 else "higher", abs(math.expm1(found.mean)) * 100
     return (
-        f"**{primary.first}'s loss is {side} than {primary.second}'s by {abs(found.mean):.4f} nats**, or "
+        f"**The loss of {primary.first} is {side} than that of {primary.second} by {abs(found.mean):.4f} nats**, or "
         f"{percent:.1f} % of perplexity ({facts})."
     )
 

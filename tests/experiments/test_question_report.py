@@ -90,8 +90,12 @@ def test_the_answer_says_what_the_interval_says() -> None:
         found = contrast(dict(enumerate(differences)), dict.fromkeys(range(3), 0.0))
         return questions.answer(Row("a", "b", True, found, found.p), planned)
 
-    assert said(-0.1, -0.11, -0.12).startswith("**a's loss is lower than b's by 0.1100 nats**, or 10.4 % of perplexity")
-    assert said(0.1, 0.11, 0.12).startswith("**a's loss is higher than b's by 0.1100 nats**, or 11.6 % of perplexity")
+    assert said(-0.1, -0.11, -0.12).startswith(
+        "**The loss of a is lower than that of b by 0.1100 nats**, or 10.4 % of perplexity"
+    )
+    assert said(0.1, 0.11, 0.12).startswith(
+        "**The loss of a is higher than that of b by 0.1100 nats**, or 11.6 % of perplexity"
+    )
     early = said(-0.1, -0.11, -0.12, planned=4)
     assert early.startswith("**No answer before all 4 seeds are made.** So far a minus b is -0.1100 nats")
     assert said(0.1, -0.1, 0.01).startswith("**Not told apart**: +0.0033 nats")
