@@ -26,7 +26,12 @@ QUESTION = Question(
         "Two rates": Arm(
             "All modules at AlphaDecay's mean ratio, 2.073, and all else at the base rate; tuned.",
             "by_type",
-            {"coupling": "adamw", "ratios": tuple((name, _MEAN_OVER_WEIGHTS) for name in _TYPES)},
+            {
+                "coupling": "adamw",
+                "learning_rate": 6e-3,
+                "weight_decay": 0.6,
+                "ratios": tuple((name, _MEAN_OVER_WEIGHTS) for name in _TYPES),
+            },
             _GRID,
         ),
     },
