@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -29,6 +30,11 @@ SECONDS = 600
 """Tests that take longer have noticed."""
 LOADED = ("flax.nnx", "hypothesis.extra.numpy", "optax.contrib", "orbax.checkpoint", "pytest", "safetensors.numpy")
 """What tests import that takes long: each process is forked from one that has it. Of the library, it has nothing."""
+OPTIONS = [
+    "-x", "-q", "--doctest-modules", "-m", "not slow", "--rootdir", str(ROOT), "-p", "no:cacheprovider",
+    "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
+]  # fmt: skip
+"""Of pytest."""
 TESTS_OF = {
     "__main__": ["inspection/test_command"],
     "aliases": ["test_aliases", "test_errors"],
@@ -108,20 +114,12 @@ def tests_pass(files: Sequence[str], log: pathlib.Path) -> bool:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             sys.dont_write_bytecode = True
-            options = [
-                "-x",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-m",
-                "not slow",
-                "--doctest-modules",
-                "--rootdir",
-                str(ROOT),
-            ]
-            code = int(importlib.import_module("pytest").main([*options, *files]))
+            code = int(importlib.import_module("pytest").main([*OPTIONS, *files]))
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
