@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from experiments.command_line import ends_in_a_line
 from experiments.data.labelled import load
 from experiments.finetune_config import ClassificationConfig, ContinuationConfig
 from experiments.finetuning.base import read_base
@@ -41,6 +42,7 @@ class Options(Recipe):
 
 
 @distributed.ends_together
+@ends_in_a_line
 def main(args: Sequence[str] | None = None) -> int:
     """Fine-tunes and reports.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from experiments.command_line import ends_in_a_line
 from experiments.data.labelled import LabelledText, encoded_splits, load
 from experiments.finetune_config import LabelledConfig
 from experiments.finetuning import probe_figures
@@ -46,6 +47,7 @@ class Options:
     """Folder for probe.json and the figures; by default CHECKPOINT/probe-TASK."""
 
 
+@ends_in_a_line
 def main(args: Sequence[str] | None = None) -> int:
     """Measures, prints and draws.
 

@@ -28,27 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: the command line; None takes the process's.
 
     Returns:
-      The exit code: 0, or 1 after one line on stderr.
+      The exit code: 0; after one line on stderr 1, 2 if the command line is not understood, or 130 at Ctrl-C.
     """
     try:
         options = _parser().parse_args(arguments)
     except ValueError as error:
-        return _failed(error)
+        return _failed(error, code=2)
     try:
         _run(options)
     except KeyboardInterrupt:
         how = (
             f"the same command goes on from {options.resume}" if options.resume else "with --resume FILE it could go on"
         )
-        return _failed(f"interrupted; {how}")
+        return _failed(f"interrupted; {how}", code=130)
     except (ValueError, OSError) as error:
         return _failed(error)
     return 0
 
 
-def _failed(why: object) -> int:
+def _failed(why: object, code: int = 1) -> int:
     print(f"optax-alphadecay: {printable(' '.join(str(why).split()))}", file=sys.stderr)
-    return 1
+    return code
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,17 +8,19 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import numpy as np
 import pytest
 import tyro
 
 from benchmarks import fuzz
 from benchmarks import run as bench
 from benchmarks.soak import __main__ as soak
-from experiments import evaluate, train, train_vit
+from experiments import evaluate, finetune, probe, train, train_vit
 from experiments.data import corpus
 from experiments.report import __main__ as report
 from experiments.suites import __main__ as suites
 from experiments.training import loop
+from optax_alphadecay.inspection import command as inspector
 
 TABLE = (pathlib.Path(__file__).parents[2] / "docs" / "reliability.md").read_text().split("| exit code |")[1]
 CODES = {int(code) for code in re.findall(r"^\| (\d+) \|", TABLE.split("\n\n")[0], re.MULTILINE)}
@@ -31,6 +33,9 @@ PROGRAMS: dict[str, Main] = {
     "experiments.corpus": lambda words: tyro.cli(corpus.main, args=words),
     "experiments.suites": suites.main,
     "experiments.report": report.main,
+    "experiments.finetune": finetune.main,
+    "experiments.probe": probe.main,
+    "optax_alphadecay": inspector.main,
     "benchmarks.run": bench.main,
     "benchmarks.soak": soak.main,
     "benchmarks.fuzz": fuzz.main,
@@ -53,6 +58,16 @@ FAILURES: list[tuple[str, str]] = [
     ("experiments.suites", "table-4 --scale tiny --limit 1 --results {folder} --workdir {file} -- --steps 1"),
     ("experiments.report", "--results {file}"),
     ("benchmarks.soak", "--workdir {file}/folder"),
+    ("experiments.finetune", "{folder}/none"),
+    ("experiments.finetune", "{file}"),
+    ("experiments.probe", "{folder}/none"),
+    ("experiments.probe", "{file}"),
+    ("optax_alphadecay", "{folder}/none"),
+    ("optax_alphadecay", "{file}"),
+    ("optax_alphadecay", "{folder}"),
+    ("optax_alphadecay", "{spectra} --json {file}/x.json"),
+    ("optax_alphadecay", "{spectra} --resume {folder}"),
+    ("optax_alphadecay", "{spectra} --sort none"),
 ]
 
 
@@ -60,7 +75,14 @@ FAILURES: list[tuple[str, str]] = [
 def words(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("exits")
     (folder / "file").touch()
-    return {"folder": str(folder), "file": str(folder / "file"), "tiny": " ".join(tiny_command)}
+    (folder / "folder").mkdir()
+    np.savez(folder / "spectra.npz", w=np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+    return {
+        "folder": str(folder / "folder"),
+        "file": str(folder / "file"),
+        "spectra": str(folder / "spectra.npz"),
+        "tiny": " ".join(tiny_command),
+    }
 
 
 def end(main: Main, arguments: Sequence[str]) -> int:
@@ -86,7 +108,7 @@ def test_a_failure_is_a_line(
     code = end(PROGRAMS[program], arguments.format(**words).split())
     errors = capfd.readouterr().err
     assert code in (1, 2) and code in CODES, errors
-    assert re.search(r"error: \S+|Error", errors), errors
+    assert re.search(r"error: \S+|Error|optax-alphadecay: \S+", errors), errors
     assert "Traceback" not in errors
 
 
@@ -127,6 +149,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("experiments.corpus", "--directory {folder}/corpus"),
         ("experiments.suites", "table-4 --scale tiny --results {folder} --workdir {folder} --plan"),
         ("experiments.report", "--results {folder}"),
+        ("experiments.finetune", "{folder}"),
+        ("experiments.probe", "{folder}"),
+        ("optax_alphadecay", "{folder}"),
     ],
 )
 def test_an_interrupt_is_a_line(
@@ -134,7 +159,7 @@ def test_an_interrupt_is_a_line(
 ) -> None:
     assert end(PROGRAMS[program], arguments.format(**words).split()) == 130
     output = "".join(capfd.readouterr())
-    assert "Interrupted" in output and "Traceback" not in output
+    assert re.search("[Ii]nterrupted", output) and "Traceback" not in output
 
 
 def test_the_table_has_every_code() -> None:
