@@ -1,12 +1,14 @@
 """Groups come back in order."""
 # SPDX-License-Identifier: Apache-2.0
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import optax_alphadecay as oad
 from optax_alphadecay.grouping import in_rows, map_groups, part_of, split
 
 
@@ -46,3 +48,15 @@ def test_parts_of_rows_are_parts_of_the_vector(length: int) -> None:
 def test_long_vectors_are_taken_apart_by_few_kinds_of_slices() -> None:
     rows = in_rows(jnp.arange(1000))
     assert len(rows) + len(rows[0]) < 70
+
+
+def test_leaves_of_one_shape_are_solved_as_one() -> None:
+    def operations(number: int) -> list[int]:
+        params = {f"layer_{at}": jax.ShapeDtypeStruct((64, 64), jnp.float32) for at in range(number)}
+        optimizer = oad.alphadecay(0.1, modules=dict.fromkeys(params, True))
+        state = jax.eval_shape(optimizer.init, params)
+        program = jax.jit(optimizer.update).lower(params, state, params).as_text()
+        return [program.count(f"stablehlo.{name}") for name in ("while", "case", "custom_call")]
+
+    few = operations(4)
+    assert operations(40) == few and few[0] > 0
