@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from optax_alphadecay.grouping import map_groups, split
 from optax_alphadecay.spectra import powerlaw
-from optax_alphadecay.spectra.eigenvalues import Solver, check_solver, eigenvalues_of_stacks
+from optax_alphadecay.spectra.eigenvalues import Solver, check_solver, joined_eigenvalues
 from optax_alphadecay.spectra.lanczos import Stochastic
 
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
@@ -199,21 +199,18 @@ class SpectralMetric:
         """Score several stacks; those with equally many eigenvalues are solved and scored at once."""
         upper_half = isinstance(self.score, powerlaw.UpperHalf)
         score = self.score.of_upper_half if isinstance(self.score, powerlaw.UpperHalf) else self.score
-
-        def score_group(group: list[tuple[jax.Array, jnp.dtype]]) -> list[jax.Array]:
-            spectra = [spectrum for spectrum, _ in group]
-            values = jnp.concatenate(spectra)
-            scores = one_score_a_module(score, score(values), values.shape)
+        ends = np.cumsum([len(stack) for stack in stacks])
+        scores, rows = [], []
+        for values, members in joined_eigenvalues(stacks, self.solver, upper_half=upper_half):
+            scored = one_score_a_module(score, score(values), values.shape)
             if self.needs_tail:
-                scores = jnp.where(powerlaw.has_no_tail(values, group[0][1]), jnp.nan, scores)
-            return split(scores, [len(spectrum) for spectrum in spectra])
-
-        spectra = eigenvalues_of_stacks(stacks, self.solver, upper_half=upper_half)
-        items = list(zip(spectra, (stack.dtype for stack in stacks), strict=True))
-        scores = map_groups(
-            lambda groups: map(score_group, groups), items, key=lambda item: (item[0].shape[-1], item[1])
-        )
-        return jnp.concatenate(scores)
+                dtypes = [stacks[member].dtype for member in members for _ in range(len(stacks[member]))]
+                scored = jnp.where(_have_no_tail(values, dtypes), jnp.nan, scored)
+            scores.append(scored)
+            rows += [np.arange(ends[member] - len(stacks[member]), ends[member]) for member in members]
+        joined, module_of_row = jnp.concatenate(scores), np.concatenate(rows)
+        # One gather: a slice for each stack would take a compiler long.
+        return joined if np.all(np.diff(module_of_row) > 0) else joined[np.argsort(module_of_row)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +225,15 @@ class NormMetric:
         if gradients is None and self.of_gradients:
             raise ValueError("grad_norm: call it as metric(weights, gradients); it measures the gradients.")
         return _of_any_rank(self.score, weights, weights if gradients is None else gradients)
+
+
+def _have_no_tail(values: jax.Array, dtypes: list[jnp.dtype]) -> jax.Array:
+    """Which spectra ``[k, N]`` of matrices stored in these dtypes are constant up to rounding, bool ``[k]``."""
+    of_dtype = [
+        powerlaw.has_no_tail(values, dtype) & np.array([other == dtype for other in dtypes])
+        for dtype in dict.fromkeys(dtypes)
+    ]
+    return jnp.stack(of_dtype).any(axis=0)
 
 
 def _of_any_rank(score: Metric, weights: jax.Array, gradients: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_alphadecay.distribution import pcast_varying, varying_axes
-from optax_alphadecay.grouping import map_groups, split
+from optax_alphadecay.grouping import split
 from optax_alphadecay.spectra.lanczos import Stochastic, quadrature, stochastic
 from optax_alphadecay.spectra.tridiagonal import bisect
 
@@ -73,13 +73,33 @@ def eigenvalues(matrices: jax.typing.ArrayLike, *, solver: Solver = "auto") -> j
 def eigenvalues_of_stacks(stacks: Sequence[jax.Array], solver: Solver, *, upper_half: bool = False) -> list[jax.Array]:
     """Compute the eigenvalues of several stacks, ``[k, m, n] -> [k, N]`` each with ``N = min(m, n)``.
 
-    Stacks with the same number of eigenvalues share one compiled search. With ``upper_half`` the result holds the
-    eigenvalues from ``N // 2`` on, and a solver that can leaves out the work for the others.
+    With ``upper_half`` the result holds the eigenvalues from ``N // 2`` on, and a solver that can leaves out the work
+    for the others.
     """
+    of_stack: dict[int, jax.Array] = {}
+    for values, members in joined_eigenvalues(stacks, solver, upper_half=upper_half):
+        of_stack |= zip(members, split(values, [len(stacks[member]) for member in members]), strict=True)
+    return [of_stack[position] for position in range(len(stacks))]
+
+
+def joined_eigenvalues(
+    stacks: Sequence[jax.Array], solver: Solver, *, upper_half: bool = False
+) -> list[tuple[jax.Array, list[int]]]:
+    """As :func:`eigenvalues_of_stacks`, those with equally many in one array: a compiler takes 10 ms for each part.
+
+    Returns:
+      For every number of eigenvalues ``N`` an array ``[K, N]``, and the positions of the stacks that its rows are of,
+      in the order of the rows.
+    """
+    members = [[position for group in groups for position in group] for groups in _groups(stacks)]
+    return list(zip(_joined(list(stacks), solver, upper_half), members, strict=True))
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "upper_half"))
+def _joined(stacks: list[jax.Array], solver: Solver, upper_half: bool) -> list[jax.Array]:
     solver = stochastic() if solver == "stochastic" else solver
-    if isinstance(solver, Stochastic):
-        return _stochastic(list(stacks), upper_half, solver)
-    return _SOLVERS[solver](list(stacks), upper_half)
+    solve = functools.partial(_stochastic, settings=solver) if isinstance(solver, Stochastic) else _SOLVERS[solver]
+    return solve(stacks, upper_half)
 
 
 def check_solver(solver: Solver) -> None:
@@ -97,14 +117,12 @@ def _tridiagonal(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
         _, diagonal, off_diagonal, _ = jax.lax.linalg.tridiagonal(_lower_gram(matrix), lower=True)
         return diagonal, off_diagonal, scale
 
-    def solve(group: list[_Reduced]) -> list[jax.Array]:
+    def solve(group: list[_Reduced]) -> jax.Array:
         diagonals, off_diagonals, scales = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *group)
         first = diagonals.shape[-1] // 2 if upper_half else 0
-        values = _unscale(bisect(diagonals, off_diagonals, first=first), scales[:, None])
-        return split(values, [len(scales) for _, _, scales in group])
+        return _unscale(bisect(diagonals, off_diagonals, first=first), scales[:, None])
 
-    reduced = _map_matrices(reduce, stacks)
-    return map_groups(lambda groups: map(solve, groups), reduced, key=lambda stack: stack[0].shape[-1])
+    return [solve(groups) for groups in _map_matrices(reduce, stacks)]
 
 
 def _eigvalsh(stacks: list[jax.Array], upper_half: bool) -> list[jax.Array]:
@@ -159,7 +177,7 @@ def _solve_each(solve: Callable[[jax.Array], jax.Array], stacks: list[jax.Array]
         values = solve(matrix)
         return values[len(values) // 2 :] if upper_half else values
 
-    return _map_matrices(solve_one, stacks)
+    return [jnp.concatenate(groups) for groups in _map_matrices(solve_one, stacks)]
 
 
 def _of_gram(solve: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
@@ -204,23 +222,27 @@ def _lower_gram(matrix: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.pad(upper, ((0, 0), (0, len(matrix) - half))), lower])
 
 
-def _map_matrices(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> list[T]:
+def _groups(stacks: Sequence[jax.Array]) -> list[list[list[int]]]:
+    """Positions of stacks, by their number of eigenvalues and then by what one loop can go over."""
+    by_size: dict[int, dict[tuple[object, ...], list[int]]] = {}
+    for position, stack in enumerate(stacks):
+        alike = len(stack) == 1, stack.shape[1:], stack.dtype
+        by_size.setdefault(min(stack.shape[1:]), {}).setdefault(alike, []).append(position)
+    return [list(groups.values()) for groups in by_size.values()]
+
+
+def _map_matrices(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> list[list[T]]:
     """Apply a function to every matrix of every stack, with the intermediates of one matrix in memory at a time.
 
     There is one loop for the stacks of each shape, and one for the separate matrices: without a loop nothing would keep
-    the compiler from having the Gram matrices of all of them alive at once.
+    the compiler from having the Gram matrices of all of them alive at once. Each of :func:`_groups` gives one result.
     """
 
-    def map_group(group: list[jax.Array]) -> list[T]:
-        mapped = _map_separate(function, group) if len(group[0]) == 1 else _map_stacked(function, group)
-        leaves, structure = jax.tree.flatten(mapped)
-        parts = zip(*(split(leaf, [len(stack) for stack in group]) for leaf in leaves), strict=True)
-        return [jax.tree.unflatten(structure, part) for part in parts]
+    def map_group(group: list[int]) -> T:
+        members = [stacks[position] for position in group]
+        return _map_separate(function, members) if len(members[0]) == 1 else _map_stacked(function, members)
 
-    def alike(stack: jax.Array) -> tuple[object, ...]:
-        return len(stack) == 1, stack.shape[1:], stack.dtype
-
-    return map_groups(lambda groups: map(map_group, groups), stacks, key=alike)
+    return [list(map(map_group, groups)) for groups in _groups(stacks)]
 
 
 def _map_stacked(function: Callable[[jax.Array], T], stacks: list[jax.Array]) -> T:

@@ -48,6 +48,27 @@ def test_measure_puts_stacks_of_all_sizes_in_order() -> None:
         np.testing.assert_allclose(measure(metric, stacks, stacks), jnp.concatenate(apart), rtol=1e-5)
 
 
+def test_rounding_is_that_of_each_dtype_where_modules_of_several_are_measured_at_once() -> None:
+    rounded = jax.nn.initializers.orthogonal()(jax.random.key(1), (1, 16, 16)).astype("bfloat16")
+    other = jax.random.normal(jax.random.key(2), (2, 16, 20))
+    stacks = [rounded.astype("float32"), rounded, other, rounded.astype("float32")]
+    scores = np.asarray(measure(oad.pl_alpha_hill(), stacks, stacks))
+    np.testing.assert_array_equal(np.isnan(scores), [False, True, False, False, False])
+    np.testing.assert_array_equal(scores[0], scores[4])
+    np.testing.assert_allclose(scores[2:4], oad.pl_alpha_hill()(other, other), rtol=1e-5)
+
+
+def test_separate_matrices_are_not_cut_apart_again() -> None:
+    """A compiler takes some 10 ms for each slice: in a model of 2,100 matrices they took most of its time."""
+
+    def slices(count: int) -> int:
+        stacks = [jax.ShapeDtypeStruct((1, 8, 12), jnp.float32)] * count
+        metric: Any = oad.pl_alpha_hill(solver="tridiagonal")
+        return int(jax.jit(metric.of_stacks).lower(stacks).as_text().count("stablehlo.slice"))
+
+    assert slices(40) == slices(20)
+
+
 def test_fits_and_solvers_are_passed_on() -> None:
     def smallest(values: jax.Array) -> jax.Array:
         return values[..., 0]
