@@ -68,7 +68,7 @@ TESTS_OF = {
     "spectra/marchenko_pastur": ["test_marchenko_pastur"],
     "spectra/powerlaw": ["test_powerlaw", "test_errors"],
     "spectra/tridiagonal": ["test_tridiagonal", "test_eigenvalues"],
-    "state": ["test_state", "test_upgrade", "test_monitoring"],
+    "state": ["test_state", "test_upgrade", "test_monitoring", "test_errors", "test_transform"],
     "transform": ["test_transform", "test_errors", "test_properties"],
     "upgrade": ["test_upgrade", "test_state"],
 }  # fmt: skip
