@@ -257,6 +257,7 @@ def test_summary_is_true_of_what_was_measured() -> None:
     assert any(
         sentence.startswith("2 have correlation traps") and sentence.endswith(": ones, trap.") for sentence in said
     )
+    assert any("give trap the most decay (" in sentence and " and heavy the least (" in sentence for sentence in said)
     one = sentences(oad.inspect({"heavy": params["heavy"]}, shuffle=False))
     assert one[0] == "1 module was measured." and not any("traps" in sentence for sentence in one)
     assert one[2] == "Every tail is heavier than those of 999 in 1,000 random matrices of the same shape."
