@@ -1,6 +1,7 @@
 """Finds out what a path is, and reads it."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -70,7 +71,7 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         raise CheckpointError(f"{path}: there are two tensors called {min(twice)!r}")
     of_trainer = {name for name in names if any(map(_OF_OPTIMIZER.fullmatch, name.split("/")))}
     left_out += [
-        LeftOut(printable(tensor.name), tensor.shape, str(tensor.dtype), _BY_TRAINER)
+        LeftOut(tensor.name, tensor.shape, str(tensor.dtype), _BY_TRAINER)
         for tensor in tensors
         if tensor.name in of_trainer
     ]
@@ -82,10 +83,16 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     return Checkpoint(
         str(path),
         tuple(sorted(named, key=lambda tensor: natural_key(tensor.name))),
-        tuple(left_out),
+        tuple(map(_printable, left_out)),
         _lora_scale(path if path.is_dir() else path.parent),
         _fingerprint(files),
     )
+
+
+def _printable(left: LeftOut) -> LeftOut:
+    """Clean what is shown of an entry: a checkpoint may name its tensors, and a folder its files, as it likes."""
+    name, dtype, reason = map(printable, (left.name, left.dtype, left.reason))
+    return dataclasses.replace(left, name=name, dtype=dtype, reason=reason)
 
 
 def _read(path: pathlib.Path) -> tuple[list[pathlib.Path], list[Tensor], list[LeftOut]]:
@@ -113,7 +120,7 @@ def _not_read(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> list[LeftO
     others = (file for file in sorted(folder.iterdir()) if file.suffix in _READERS and file not in files)
     return [
         LeftOut(
-            printable(file.name),
+            file.name,
             (),
             FILE,
             _BY_TRAINER if _OF_TRAINER.fullmatch(file.stem) else f"{files[0].name} was read instead",

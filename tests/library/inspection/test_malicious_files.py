@@ -9,6 +9,7 @@ import zipfile
 from typing import Any
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from optax_alphadecay.inspection.command import main
@@ -156,6 +157,24 @@ def test_what_is_no_checkpoint(tmp_path: pathlib.Path, capsys: pytest.CaptureFix
         assert main([str(tmp_path / path)]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and said in error, error
+
+
+def test_what_is_left_out_forges_no_lines(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "w\n\x1b[31mforged"
+    ocp.PyTreeCheckpointer().save(tmp_path / "orbax", {"params": {"w": np.ones((2, 2))}, forged: np.ones(3)})
+    (tmp_path / "shards").mkdir()
+    np.savez(tmp_path / "shards" / f"{forged}.npz", **{f"optimizer/{forged}": np.ones(3), "w": np.ones((2, 2))})  # type: ignore[arg-type]
+    (tmp_path / "shards" / "w\x1b[2J.pt").touch()
+    for folder, names in (
+        ("orbax", [r"w\n\x1b[31mforged"]),
+        ("shards", [r"optimizer/w\n\x1b[31mforged", r"w\x1b[2J.pt"]),
+    ):
+        left_out = open_checkpoint(tmp_path / folder).left_out
+        assert sorted(left.name for left in left_out) == names
+        assert all(text.isprintable() for left in left_out for text in (left.name, left.dtype, left.reason))
+        assert main([str(tmp_path / folder), "--left-out"]) == 0
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown and names[0] in shown
 
 
 def test_errors_of_the_system_and_names_that_forge_lines(
