@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(arguments)
+        table.check(_view(options))
     except ValueError as error:
         return _failed(error, code=2)
     try:
@@ -152,9 +153,12 @@ def _rule(options: argparse.Namespace) -> BlockMatrices:
     return block_matrices(options.min_eigenvalues, stacked=dict(options.stacked), axes=axes)
 
 
+def _view(options: argparse.Namespace) -> table.View:
+    return table.View(options.columns, options.sort, options.match, tuple(options.where), options.top)
+
+
 def _run(options: argparse.Namespace) -> None:
-    view = table.View(options.columns, options.sort, options.match, tuple(options.where), options.top)
-    table.check(view)
+    view = _view(options)
     rich_console = require("rich.console", "this command", "'optax-alphadecay[inspect]'")
     rule = _rule(options)
     paths = sorted(options.paths, key=natural_key)

@@ -157,7 +157,15 @@ def test_a_series_is_compared(tmp_path: pathlib.Path, capsys: pytest.CaptureFixt
     assert math.isnan(change(trajectories([inspections[0], fewer])["x"]))
 
 
-NOT_UNDERSTOOD = {"required: PATH", "PATH", "no regular expression", "write 'REGEX=IN:OUT'", "write 'NAME=AXIS'"}
+NOT_UNDERSTOOD = {
+    "required: PATH",
+    "PATH",
+    "no regular expression",
+    "write 'REGEX=IN:OUT'",
+    "write 'NAME=AXIS'",
+    "there is no column 'beta'",
+    "write it as 'alpha > 3'",
+}
 
 
 @pytest.mark.parametrize(
