@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 SECONDS_TO_WAIT = float(os.environ.get("EXPERIMENTS_SECONDS_TO_WAIT", 1800))
 """A process that waits longer for the others ends; the variable is for steps that take longer than half an hour."""
-_SECONDS_TO_JOIN = 300
+_SECONDS_TO_JOIN = 300  # the variable sets this too
 _SECONDS_TO_ANSWER = 5
 
 Parameters = ParamSpec("Parameters")
@@ -48,7 +49,7 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
         ValueError: If the variables do not tell how many processes there are, or which one this is, or the
             coordinator cannot listen there.
 
-    If the others do not come within five minutes (or SECONDS_TO_WAIT), the process ends.
+    If the others do not come within five minutes, or EXPERIMENTS_SECONDS_TO_WAIT, the process ends.
     """
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
     launched = max(hosts, *(int(environment.get(name, 1)) for name in _LAUNCHERS))
@@ -56,7 +57,7 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
     if (address is None and launched == 1) or jax.distributed.is_initialized():
         return
     count, index = (environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-    seconds = min(_SECONDS_TO_JOIN, SECONDS_TO_WAIT)
+    seconds = float(environment.get("EXPERIMENTS_SECONDS_TO_WAIT", _SECONDS_TO_JOIN))
     # Its handler of SIGTERM would take the place of `Preemption`'s.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -64,7 +65,7 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
             jax.distributed.initialize(
                 address, None if count is None else int(count), None if index is None else int(index),
                 coordinator_bind_address=environment.get("JAX_COORDINATOR_BIND_ADDRESS", address),
-                initialization_timeout=2 * _SECONDS_TO_JOIN,  # JAX aborts then, without a word of ours
+                initialization_timeout=math.ceil(seconds) + _SECONDS_TO_JOIN,  # JAX aborts then, without a word of ours
             )  # fmt: skip
     except (ValueError, jax.errors.JaxRuntimeError) as error:
         raise ValueError(

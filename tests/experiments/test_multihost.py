@@ -1,6 +1,7 @@
 """Two processes train one model, their checkpoint is finished by a single one, and neither outlives the other."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -184,6 +185,26 @@ def test_a_process_whose_others_never_come_ends_in_a_line() -> None:
     assert alone.returncode == 1
     assert "error: a process has waited 2 seconds for the others to start: one of them hangs" in alone.stderr
     assert "Traceback" not in alone.stderr
+
+
+@pytest.mark.parametrize(("variables", "seconds"), [({}, 300), ({"EXPERIMENTS_SECONDS_TO_WAIT": "7200.5"}, 7200.5)])
+def test_the_start_waits_as_long_as_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], seconds: float
+) -> None:
+    waited: list[float] = []
+
+    def within(bound: float, complaint: str) -> contextlib.AbstractContextManager[None]:
+        assert f"{seconds:g} seconds" in complaint
+        waited.append(bound)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(distributed, "_within", within)
+    monkeypatch.setattr(
+        "jax.distributed.initialize", lambda *given, **named: waited.append(named["initialization_timeout"])
+    )
+    distributed.join_processes({"JAX_COORDINATOR_ADDRESS": "localhost:1", **variables})
+    bound, of_jax = waited
+    assert bound == seconds and isinstance(of_jax, int) and of_jax >= seconds + 60, "JAX aborts without a word of ours"
 
 
 def test_half_an_environment_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
