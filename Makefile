@@ -52,15 +52,15 @@ docs: $(DOCS)/.installed  ## Build the site into build/site, in an environment o
 	$(DOCS)/bin/sphinx-build -c docs --fail-on-warning --keep-going --quiet --fresh-env . build/site $(ARGS)
 	@echo 'Open build/site/index.html.'
 
-# Of what is committed. The release workflow passes the tag too, as REF.
+# Of what is committed. The release workflow passes the tag too, as REF. The address may hold a token: it is not echoed.
 REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null)
 REF ?= main
 
 package: $(INSTALLED) $(TOOLS)/.installed  ## Build what PyPI gets into dist, and check it: metadata, README, tests in the sdist
-	$(TOOLS)/bin/cffconvert --validate
 	rm -rf build/package build/sdist dist && mkdir -p build/package build/sdist
 	git archive HEAD | tar -x -C build/package
-	$(RUN) release.prepare build/package --repository '$(REPOSITORY)' --ref '$(REF)'
+	@$(RUN) release.prepare build/package --repository '$(REPOSITORY)' --ref '$(REF)' --date "$$(git show -s --format=%cs)"
+	$(TOOLS)/bin/cffconvert --validate --infile build/package/CITATION.cff
 	$(TOOLS)/bin/python -m build --outdir dist build/package
 	$(TOOLS)/bin/twine check --strict dist/*
 	tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1

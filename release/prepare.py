@@ -1,4 +1,4 @@
-"""Makes a copy of the repository ready for PyPI: absolute links in the README, and the project's URLs.
+"""Makes a copy of the repository ready for PyPI: absolute links, the project's URLs, the version in the citation.
 
 Committed files know no address of the repository: links are relative, so that they hold in any clone and fork. PyPI
 shows the README alone, so `make package` and the release workflow pass the address, and this writes it into the copy.
@@ -7,6 +7,7 @@ shows the README alone, so `make package` and the release workflow pass the addr
 
 import argparse
 import ast
+import datetime
 import pathlib
 import re
 import sys
@@ -26,7 +27,8 @@ def web_address(remote: str) -> str:
       >>> web_address("/home/me/name")
       ''
     """
-    remote = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", remote.strip())
+    remote = re.sub(r"^ssh://git@([^:/]+)(?::\d+)?/", r"git@\1:", remote.strip())
+    remote = re.sub(r"^git@([^:/]+):", r"https://\1/", remote)
     if not re.match(r"https?://", remote):
         return ""
     return re.sub(r"//[^/@]+@", "//", remote).removesuffix("/").removesuffix(".git")
@@ -85,17 +87,29 @@ def version_of(folder: pathlib.Path) -> str:
     return str(version)
 
 
+def cite(folder: pathlib.Path, version: str, date: str) -> None:
+    """Write the version and its day into the citation of a copy."""
+    with (folder / "CITATION.cff").open("a", encoding="utf-8") as file:
+        file.write(f'version: "{version}"\ndate-released: "{date}"\n')
+
+
 def main() -> None:
     """Prepare the copy that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=pathlib.Path, help="the copy; its README.md and setup.cfg are written anew")
+    parser.add_argument(
+        "folder", type=pathlib.Path, help="the copy; its README.md, setup.cfg and CITATION.cff are written anew"
+    )
     parser.add_argument("--repository", default="", help="address of the repository, or of its remote in git")
     parser.add_argument("--ref", default="main", help="tag or branch to link to; vX must be the version X")
+    parser.add_argument(
+        "--date", required=True, type=datetime.date.fromisoformat, help="day of the version: YYYY-MM-DD"
+    )
     arguments = parser.parse_args()
     repository = web_address(arguments.repository)
     version = version_of(arguments.folder)
     if arguments.ref.startswith("v") and arguments.ref != f"v{version}":
         sys.exit(f"The tag is {arguments.ref}, and the version in optax_alphadecay/__init__.py is {version}.")
+    cite(arguments.folder, version, arguments.date.isoformat())
     if not repository:
         print("No address of the repository is known: links of the README stay relative. Pass REPOSITORY=https://...")
         return

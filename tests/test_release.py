@@ -21,7 +21,7 @@ REPOSITORY = "https://github.com/owner/name"
 def copy(tmp_path: pathlib.Path) -> pathlib.Path:
     """The files that a release changes or reads."""
     (tmp_path / "optax_alphadecay").mkdir()
-    for name in ("README.md", "setup.cfg", "optax_alphadecay/__init__.py"):
+    for name in ("README.md", "setup.cfg", "CITATION.cff", "optax_alphadecay/__init__.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -60,6 +60,8 @@ def test_metadata_has_the_urls(copy: pathlib.Path) -> None:
     [
         ("git@github.com:owner/name.git\n", REPOSITORY),
         ("ssh://git@github.com/owner/name.git", REPOSITORY),
+        ("ssh://git@github.com:22/owner/name.git", REPOSITORY),
+        ("git@github.com:22/name.git", "https://github.com/22/name"),
         ("https://user:secret@github.com/owner/name.git", REPOSITORY),
         ("https://github.com/owner/name/", REPOSITORY),
         ("/srv/git/name", ""),
@@ -71,9 +73,13 @@ def test_addresses_of_remotes(remote: str, address: str) -> None:
 
 
 def test_a_tag_is_that_of_the_version(copy: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "release.prepare", str(copy), "--repository", REPOSITORY, "--ref"]
+    command = [sys.executable, "-m", "release.prepare", str(copy), "--repository", REPOSITORY]
+    command += ["--date", "2026-11-30", "--ref"]
     wrong = subprocess.run([*command, "v9.9"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 1 and version_of(copy) in wrong.stderr
-    assert (copy / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
+    for name in ("README.md", "CITATION.cff"):
+        assert (copy / name).read_bytes() == (ROOT / name).read_bytes()
     subprocess.run([*command, f"v{version_of(copy)}"], cwd=ROOT, check=True)
     assert f"{REPOSITORY}/blob/v{version_of(copy)}/docs/start.md" in (copy / "README.md").read_text("utf-8")
+    added = f'version: "{version_of(copy)}"\ndate-released: "2026-11-30"\n'
+    assert (copy / "CITATION.cff").read_text("utf-8") == (ROOT / "CITATION.cff").read_text("utf-8") + added
