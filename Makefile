@@ -15,9 +15,9 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Each worker begins with half of the tests in their order, so that tests of one file share what they compile.
 WORKERS := -n 2 --dist worksteal
 
-# What constraints.txt does not pin, the tools of the site, stays at the versions that docs/requirements.txt has.
-COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(TOOLS)/bin/uv pip compile setup.cfg \
-  --constraints constraints.txt --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet
+# What constraints.txt does not pin, the tools of the site and of releases, stays at the versions that the file has.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(TOOLS)/bin/uv pip compile \
+  --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help install pretrain test test-fast test-clients lint docs package bench mutants lock audit clean
@@ -71,14 +71,15 @@ bench: $(INSTALLED)  ## Measure the library against its budgets
 	$(RUN) benchmarks.run $(ARGS)
 
 mutants: $(INSTALLED)  ## Break the library in 200 small ways, and count what the tests notice (an hour; on a clean work tree)
-	$(RUN) pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt cosmic-ray==8.7.0
 	$(RUN) cosmic_ray.cli init pyproject.toml mutants.sqlite
 	$(RUN) cosmic_ray.tools.filters.operators_filter mutants.sqlite pyproject.toml
 	$(RUN) benchmarks.mutants $(ARGS)
 
-lock: $(TOOLS)/.installed  ## Write both requirements.txt anew: the pins of constraints.txt with hashes, for every platform
-	$(COMPILE) --extra dev --output-file requirements.txt
-	$(COMPILE) --extra docs --output-file docs/requirements.txt
+lock: $(TOOLS)/.installed  ## Write the three requirements.txt anew: pins with hashes, for every platform
+	$(COMPILE) setup.cfg --constraints constraints.txt --extra dev --output-file requirements.txt
+	$(COMPILE) setup.cfg --constraints constraints.txt --extra docs --output-file docs/requirements.txt
+	$(COMPILE) release/requirements.in --output-file release/requirements.txt
 
 audit: $(TOOLS)/.installed  ## Look for known vulnerabilities in the pinned packages
 	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt --requirement docs/requirements.txt
@@ -107,8 +108,7 @@ $(DOCS)/.installed: docs/requirements.txt
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
 	@touch $@
 
-$(TOOLS)/.installed: Makefile
+$(TOOLS)/.installed: release/requirements.txt
 	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  build==1.6.1 cffconvert==2.0.0 pip-audit==2.10.1 twine==7.0.0 uv==0.13.9
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r release/requirements.txt
 	@touch $@

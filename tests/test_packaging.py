@@ -129,9 +129,10 @@ def test_constraints_pin_what_make_installs() -> None:
     assert pins.keys() == {name for name, _ in seen}, "constraints.txt pins what nothing needs"
 
 
-def test_what_make_installs_is_pinned_by_hashes() -> None:
-    locked = {}
-    for block in re.split(r"\n(?=\w)", (ROOT / "requirements.txt").read_text(encoding="utf-8"))[1:]:
+def _locked(path: str) -> dict[str, str]:
+    """The versions that a file of `make lock` pins for Linux; each must have hashes."""
+    locked: dict[str, str] = {}
+    for block in re.split(r"\n(?=\w)", (ROOT / path).read_text(encoding="utf-8"))[1:]:
         first, *rest = block.rstrip().replace("\\\n", "\n").splitlines()
         requirement = Requirement(first)
         assert all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64} *", line) for line in rest), first
@@ -139,8 +140,23 @@ def test_what_make_installs_is_pinned_by_hashes() -> None:
         [version] = [each.version for each in requirement.specifier]
         if requirement.marker is None or requirement.marker.evaluate({"sys_platform": "linux", "os_name": "posix"}):
             locked[canonicalize_name(requirement.name)] = version
-    assert locked == _pins(), "requirements.txt is older than constraints.txt: run `make lock`"
+    return locked
+
+
+def test_what_make_installs_is_pinned_by_hashes() -> None:
+    assert _locked("requirements.txt") == _pins(), "requirements.txt is older than constraints.txt: run `make lock`"
     assert f'requires = ["setuptools == {_pins()["setuptools"]}"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_site_and_the_tools_are_pinned_by_hashes() -> None:
+    of_site, pins = _locked("docs/requirements.txt"), _pins()
+    shared = of_site.keys() & pins.keys()
+    assert {"jax", "numpy", "optax"} <= shared
+    assert {name: of_site[name] for name in shared} == {name: pins[name] for name in shared}, "run `make lock`"
+    tools = (ROOT / "release" / "requirements.in").read_text(encoding="utf-8").partition("\n")[2]
+    for locked, declared in ((of_site, _declared("docs")), (_locked("release/requirements.txt"), _requirements(tools))):
+        for requirement in declared:
+            assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
 
 
 def test_workflows_pin_actions_and_keep_no_credentials() -> None:
