@@ -95,5 +95,5 @@ def _forest(lines: Sequence[tuple[str, Contrast | None, bool]], label: str) -> F
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(lines)), [text for text, *_ in reversed(lines)])
     axes.set_ylim(-0.7, len(lines) - 0.3)
-    axes.set_xlabel(label)
+    figure.supxlabel(label, fontsize="medium")
     return figure

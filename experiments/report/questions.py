@@ -20,8 +20,9 @@ from experiments.suites.questions.readings import KINDS, readings
 from experiments.suites.scales import SCALES
 
 FRONT = (
-    "Validation loss of each arm minus that of tuned Uniform decay, with its 95 % interval, paired by seed. Each arm "
-    "has its own best learning rate and decay. Left of 0 is better. Red is what the question is about."
+    "Validation loss of each arm minus that of tuned Uniform decay, with its 95 % interval, paired by seed. Methods "
+    "have their own best learning rate and decay; controls, such as `Same mean`, `By type` and `MLP only`, take "
+    "AlphaDecay's. Left of 0 is better. Red is what the question is about."
 )
 
 
@@ -99,7 +100,7 @@ def answer(primary: Row, planned: int) -> str:
     """The primary contrast in a sentence; not as an answer before all of the planned seeds are made."""
     found = primary.found
     if found is None or math.isnan(found.p):
-        return f"**{NOT_MADE.capitalize()} yet.**"
+        return "**No answer yet.**"
     facts = f"95 % interval {found.low:+.4f} to {found.high:+.4f}, {p_value(found.p)}, {found.n} seeds"
     if found.n < planned:
         return (

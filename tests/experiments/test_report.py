@@ -128,7 +128,7 @@ def test_the_first_page_and_the_questions_have_their_prose(text: str) -> None:
     first, _, rest = text.partition("\n## Questions\n")
     assert "Read *this*." in first and "Head." not in text
     for name, question in QUESTIONS.items():
-        assert f"- **{question.title}** ({question.scale}): **Not made yet.**" in first
+        assert f"- **{question.title}** ({question.scale}): **No answer yet.**" in first
         part = section(rest, question.title)
         assert f"0 of {len(question.arms) * len(question.test_seeds)} test runs are made" in part
         assert ("Or else." in part) == (name == "adam-repeated")

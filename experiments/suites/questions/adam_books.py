@@ -22,15 +22,32 @@ QUESTION = Question(
         "Uniform": Arm("One rate, tuned.", "uniform", _ADAM, _GRID),
         "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _ADAM, _GRID),
         "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAM, _GRID),
+        "Gradient scale": Arm("Ratios by rms(gradient) / rms(weights), tuned.", "gradient_scale", _ADAM, _GRID),
+        "Range 0.1 to 3": Arm(
+            "AlphaDecay with a wider range, tuned.", "alphadecay", {**_ADAM, "scale_range": (0.1, 3.0)}, _GRID
+        ),
         "By type": Arm(
             "Each type of module at the mean ratio that AlphaDecay gives to that type, fixed.",
             "by_type",
             _ADAM,
             waits_for="the tuning runs of AlphaDecay",
         ),
+        "No decay of queries and keys": Arm(
+            "The same, but for queries and keys at 0.",
+            "by_type",
+            _ADAM,
+            waits_for="the tuning runs of AlphaDecay",
+        ),
     },
     primary=("AlphaDecay", "Uniform"),
-    secondary=(("AlphaDecay", "AdaDecay"), ("AlphaDecay", "By type")),
+    secondary=(
+        ("AlphaDecay", "AdaDecay"),
+        ("AlphaDecay", "By type"),
+        ("No decay of queries and keys", "AlphaDecay"),
+        ("Gradient scale", "AlphaDecay"),
+        ("Gradient scale", "AdaDecay"),
+        ("Range 0.1 to 3", "AlphaDecay"),
+    ),
     tuning_seeds=(100, 101),
     test_seeds=tuple(range(200, 224)),
     effect=0.013,
