@@ -92,6 +92,7 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 	  "Python 3.11 or newer is needed, but $(PYTHON) is %d.%d. Name another: make install PYTHON=python3.11" \
 	  % sys.version_info[:2])'
+	@echo 'Installing into $(VENV): about 2 minutes, once.'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -25,8 +25,9 @@ def sentences(inspection: Inspection) -> list[str]:
     """
     modules = inspection.modules
     if not modules:
-        return ["No module was found.", *_left_out(inspection)]
-    return [*_alphas(modules), *_random(modules), *_traps(modules), *_decays(inspection), *_left_out(inspection)]
+        return ["No module was found.", *_left_out(inspection), *_axes(inspection)]
+    told = (*_alphas(modules), *_random(modules), *_traps(modules), *_decays(inspection))
+    return [*told, *_left_out(inspection), *_axes(inspection)]
 
 
 def _alphas(modules: Sequence[ModuleRecord]) -> list[str]:
@@ -99,6 +100,15 @@ def _left_out(inspection: Inspection) -> list[str]:
             parts = [f"{count} ({reason})" for reason, count in reasons.most_common()]
             said.append(f"{_count(reasons.total(), one, many)} left out: {'; '.join(parts)}.")
     return said
+
+
+def _axes(inspection: Inspection) -> list[str]:
+    if not any("axes" in left.reason for left in inspection.left_out):
+        return []
+    return [
+        "To measure tensors whose axes are not known: --stacked layers, with the name of the part of the model whose"
+        " tensors hold all layers; or --axes REGEX=IN:OUT (in Python stacked= and axes= of block_matrices)."
+    ]
 
 
 def _count(number: int, one: str, many: str) -> str:

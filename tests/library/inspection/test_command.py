@@ -274,6 +274,8 @@ def test_summary_is_true_of_what_was_measured() -> None:
     assert any("and" in sentence and "more" in sentence and "light tail" in sentence for sentence in many)
     assert any(sentence == "No module has correlation traps." for sentence in many)
     assert sentences(oad.inspect({})) == ["No module was found."]
+    *_, hint = sentences(oad.inspect({"layers": {"up": np.ones((2, 64, 64), np.float32)}}))
+    assert "--stacked layers" in hint and "--axes REGEX=IN:OUT" in hint
     product = oad.inspect({"lora_a": rng.standard_normal((64, 4)), "lora_b": rng.standard_normal((4, 64))})
     assert len(sentences(product)) == 2
 
