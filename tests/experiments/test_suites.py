@@ -100,7 +100,7 @@ def test_what_was_made_is_not_made_again(tiny: Tiny, capsys: pytest.CaptureFixtu
 def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(
     alone: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = base_config(SCALES["tiny"], alone.data)
+    base = runs_of("figure-5", SCALES["tiny"], {}, alone.data)[0].config
     bad = dataclasses.replace(base, data=dataclasses.replace(base.data, streams=3))
     ended: list[Any] = []
     assert runner.make_runs([bad, base], alone.paths, jobs=1, report=lambda config, result: ended.append(result))
@@ -137,7 +137,7 @@ def test_a_suite_that_was_stopped_goes_on_where_it_was(alone: Tiny) -> None:
     [config] = [
         run.config
         for run in runs_of("figure-5", SCALES["tiny"], {}, [*alone.data, *options])
-        if run.labels == {"assignment": "linear"}
+        if run.labels["assignment"] == "linear"
     ]
     process = alone.start("figure-5", "--limit", "1", options=options)
     metrics = alone.paths.workdir(config) / "metrics.jsonl"
