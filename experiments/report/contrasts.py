@@ -77,13 +77,13 @@ def draw_front(book: Book) -> Figure:
     for name, question in QUESTIONS.items():
         found, ours, baseline = against_baseline(book, name), question.primary[0], baseline_of(question)
         told = "" if baseline == "Uniform" else f" - {baseline}"
-        lines += [(f"{question.title}: {arm}{told}", each, arm == ours) for arm, each in found.items()]
-        lines += [] if found else [(f"{question.title}: not made", None, False)]
+        lines.append((f"{question.title}{'' if found else ': not made'}", None, True))
+        lines += [(f"{arm}{told}", each, arm == ours) for arm, each in found.items()]
     return _forest(lines, "validation loss minus that of tuned Uniform decay, in nats; negative is better")
 
 
 def _forest(lines: Sequence[tuple[str, Contrast | None, bool]], label: str) -> Figure:
-    """A line each, top to bottom: its name, its mean and interval if there is one, and whether it is the one asked."""
+    """A line each, top to bottom: its name, its mean and interval, and whether it is the one asked; or a heading."""
     figure = Figure(figsize=(9, 1.1 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for height, (_, found, is_asked) in enumerate(reversed(lines)):
@@ -94,6 +94,8 @@ def _forest(lines: Sequence[tuple[str, Contrast | None, bool]], label: str) -> F
             axes.plot([found.mean], [height], "o", color=colour, markersize=6)
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(lines)), [text for text, *_ in reversed(lines)])
+    for label_of_row, (_, found, _) in zip(axes.get_yticklabels(), reversed(lines), strict=True):
+        label_of_row.set_fontweight("normal" if found else "bold")
     axes.set_ylim(-0.7, len(lines) - 0.3)
     figure.supxlabel(label, fontsize="medium")
     return figure
