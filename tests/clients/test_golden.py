@@ -67,5 +67,6 @@ def test_the_table_is_that_of_the_real_parameters(name: str) -> None:
     try:
         params: Any = client.params()
     except ModuleNotFoundError as error:
+        # Transformers 5 has no Flax models any more. Their recorded tables are tested above, with any version.
         pytest.skip(f"{client.params.__doc__} is not in the installed version: {error}")
     assert oad.explain(params, client.rule) == table_of(name)

@@ -15,12 +15,13 @@ _BROKEN = (
     ValueError,
     OSError,
     EOFError,
-    SyntaxError,
+    SyntaxError,  # NumPy's, at a header that is no Python literal
     zlib.error,
     zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
+    NotImplementedError,  # zipfile's, at a compression or a version that it does not know
+    RuntimeError,  # zipfile's, at an encrypted member
 )
+"""What NumPy and zipfile raise at a file that is damaged, or that they cannot read."""
 
 
 def read_npy(path: pathlib.Path) -> list[Tensor]:
