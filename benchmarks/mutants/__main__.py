@@ -26,8 +26,8 @@ from experiments.command_line import ends_in_a_line
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE, TESTS = ROOT / "optax_alphadecay", ROOT / "tests" / "library"
-SECONDS = 600
-"""Tests that take longer have noticed."""
+SECONDS, TIMES = 300, 5
+"""Tests that take longer than that, and that many times as long as without a mutant, have noticed."""
 LOADED = ("flax.nnx", "hypothesis.extra.numpy", "optax.contrib", "orbax.checkpoint", "pytest", "safetensors.numpy")
 """What tests import that takes long: each process is forked from one that has it. Of the library, it has nothing."""
 OPTIONS = [
@@ -98,12 +98,13 @@ def tests_of(path: pathlib.Path) -> list[str]:
     return [str(path), *(str((TESTS / f"{test}.py").relative_to(ROOT)) for test in TESTS_OF[part])]
 
 
-def tests_pass(files: Sequence[str], log: pathlib.Path) -> bool:
+def tests_pass(files: Sequence[str], log: pathlib.Path, seconds: float = math.inf) -> bool:
     """Runs the quick tests of files, up to the first that fails, in a process forked from this one.
 
     Args:
         files: Files and folders for pytest.
         log: What it prints.
+        seconds: After which they are stopped, and have not passed.
     """
     child = os.fork()
     if child == 0:
@@ -121,7 +122,7 @@ def tests_pass(files: Sequence[str], log: pathlib.Path) -> bool:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -133,21 +134,23 @@ def tests_pass(files: Sequence[str], log: pathlib.Path) -> bool:
 
 
 @functools.cache
-def check_unbroken(files: tuple[str, ...], log: pathlib.Path) -> None:
-    """Raises a ValueError if tests fail without a mutant: they would tell nothing."""
+def seconds_unbroken(files: tuple[str, ...], log: pathlib.Path) -> float:
+    """How long tests take without a mutant. Raises a ValueError if they fail: they would tell nothing."""
+    start = time.monotonic()
     if not tests_pass(files, log):
         raise ValueError(f"The tests fail without a mutant: {' '.join(files)}; see {log}.")
+    return time.monotonic() - start
 
 
 def outcome_of(mutation: MutationSpec, log: pathlib.Path, *, all_tests: bool) -> WorkResult:
     """Breaks a file, runs its tests, and mends it."""
-    files = tests_of(mutation.module_path)
-    check_unbroken(tuple(files), log)
+    stages = [tuple(tests_of(mutation.module_path)), *([(str(TESTS),)] if all_tests else [])]
+    limits = {files: max(SECONDS, TIMES * seconds_unbroken(files, log)) for files in stages}
     operator = plugins.get_operator(mutation.operator_name)(**mutation.operator_args)
     with mutating.use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
         if after is None:
             raise ValueError(f"{mutation} cannot be made: write the database anew.")
-        survived = tests_pass(files, log) and not (all_tests and not tests_pass([str(TESTS)], log))
+        survived = all(tests_pass(files, log, limit) for files, limit in limits.items())
         diff = "".join(mutating._make_diff(before, after, mutation.module_path))
     outcome = TestOutcome.SURVIVED if survived else TestOutcome.KILLED
     return WorkResult(WorkerOutcome.NORMAL, log.read_text(errors="replace")[-2000:], outcome, diff)
