@@ -117,7 +117,7 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--top", type=int, metavar="N", help="only the first N")
     show.add_argument("--left-out", action="store_true", help="list what was left out, and why")
     for kind, what in (("json", "records"), ("csv", "records"), ("html", "report, a page that needs no network")):
-        show.add_argument(f"--{kind}", type=pathlib.Path, metavar="FILE", help=f"write the {what}")
+        show.add_argument(f"--{kind}", type=pathlib.Path, metavar="FILE", help=f"write the {what}; of all modules")
 
 
 def _pattern(text: str) -> str:
@@ -176,20 +176,31 @@ def _run(options: argparse.Namespace) -> None:
             )
             for at, path in enumerate(paths)
         ]
-    _write(options, inspections)
     console = rich_console.Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-    if len(inspections) > 1:
-        table.print_comparison(console, inspections, view)
-    else:
-        table.print_table(console, inspections[0], view)
-        for sentence in sentences(inspections[0]):
-            console.print(sentence, markup=False, soft_wrap=True)
+    found = any(map(len, inspections))
+    written = _write(options, inspections) if found else []
+    if found:
+        _show(console, inspections, view)
     if options.left_out:
         for inspection in inspections:
             table.print_left_out(console, inspection)
+    for path in written:
+        console.print(f"Wrote {path}, with all modules.", markup=False, soft_wrap=True)
+    if not found:
+        raise CheckpointError("; ".join(f"{each.source}: {' '.join(sentences(each))}" for each in inspections))
 
 
-def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> None:
+def _show(console: Any, inspections: Sequence[Inspection], view: table.View) -> None:
+    if len(inspections) > 1:
+        table.print_comparison(console, inspections, view)
+        return
+    table.print_table(console, inspections[0], view)
+    for sentence in sentences(inspections[0]):
+        console.print(sentence, markup=False, soft_wrap=True)
+
+
+def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> list[pathlib.Path]:
+    """Write the files that are asked for, and list them."""
     if options.json:
         text = json.dumps({"version": 1, "checkpoints": list(map(_as_json, inspections))}, indent=1, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")
@@ -201,6 +212,7 @@ def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> No
                 writer.writerows([inspection.source, *_cells(rows_of(module))] for module in inspection)
     if options.html:
         options.html.write_text(page.render(inspections), encoding="utf-8")
+    return [path for path in (options.json, options.csv, options.html) if path]
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:

@@ -51,11 +51,11 @@ def _random(modules: Sequence[ModuleRecord]) -> list[str]:
     if not compared:
         return []
     if not light:
-        return ["Every tail is heavier than those of 999 in 1,000 random matrices of the same shape."]
-    have = "has" if len(light) == 1 else "have"
+        return ["Every tail is heavy: heavier than in 999 of 1,000 random matrices of the same shape."]
+    has = "has" if len(light) == 1 else "have"
     return [
-        f"Of {len(compared)} modules, {len(light)} {have} a light tail, which a random matrix of the same shape could"
-        f" have too (the other tails are heavier than those of 999 in 1,000): {_names(light)}."
+        f"{len(light)} of {_count(len(compared), 'module', 'modules')} {has} a light tail, no heavier than a random"
+        f" matrix of the same shape can have: {_names(light)}."
     ]
 
 

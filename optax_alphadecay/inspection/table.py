@@ -119,6 +119,7 @@ def print_table(console: Any, inspection: Inspection, view: View) -> None:
         console,
         list(map(_heading, columns)),
         [[cell(getattr(module, name)) for name in columns] for module in rows(inspection.modules, view)],
+        of=len(inspection),
     )
 
 
@@ -133,16 +134,20 @@ def print_comparison(console: Any, inspections: Sequence[Inspection], view: View
             [module.name, *map(cell, alphas[module.name]), cell(change(alphas[module.name]))]
             for module in rows([shown[name] for name in alphas], view)
         ],
+        of=len(alphas),
     )
 
 
 def print_left_out(console: Any, inspection: Inspection) -> None:
     """Print what was left out of one checkpoint, and why."""
     lines = [[tensor.name, cell(tensor.shape), tensor.dtype, tensor.reason] for tensor in inspection.left_out]
-    _print(console, ["left out", "shape", "dtype", "because"], lines)
+    _print(console, ["left out", "shape", "dtype", "because"], lines, of=len(lines))
 
 
-def _print(console: Any, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+def _print(console: Any, headings: Sequence[str], lines: Sequence[Sequence[str]], *, of: int) -> None:
+    """Print a table; if the view leaves none of so many lines, say so instead."""
+    if of and not lines:
+        return console.print(f"No module of {of} is shown: --match, --where or --top leave all of them out.")
     rich_table = require("rich.table", "the table", "'optax-alphadecay[inspect]'")
     rich_text = require("rich.text", "the table", "'optax-alphadecay[inspect]'")
     table = rich_table.Table(box=None, pad_edge=False, header_style="bold")

@@ -72,6 +72,24 @@ def test_table_sorts_and_filters(path: pathlib.Path, capsys: pytest.CaptureFixtu
     assert shown.splitlines()[-1].split() == ["norm", "64", "float64", "'norm'", "names", "a", "norm"]
 
 
+def test_a_filter_that_leaves_nothing_says_so(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(path, "--where", "alpha > 100", "--no-shuffle") == 0
+    assert capsys.readouterr().out.startswith("No module of 4 is shown: --match, --where or --top")
+    assert run(path, path, "--match", "nothing", "--no-shuffle") == 0
+    assert capsys.readouterr().out.startswith("No module of 4 is shown")
+
+
+def test_a_checkpoint_without_modules_is_an_error(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written; the line says why each tensor was left out."""
+    np.savez(tmp_path / "m.npz", bias=np.ones(3), layers=np.ones((2, 64, 64)))
+    assert run(tmp_path / "m.npz", "--html", tmp_path / "report.html", "--left-out") == 1
+    shown = capsys.readouterr()
+    assert shown.out.split()[:2] == ["left", "out"] and shown.err.count("\n") == 1
+    assert f"{tmp_path / 'm.npz'}: No module was found. 2 tensors were left out:" in shown.err
+    assert "1 ('bias' names a bias)" in shown.err and "--stacked layers" in shown.err
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_columns_go_by_their_headings_too(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the table prints can be asked for, in capitals or not."""
     assert run(path, "--no-shuffle") == 0
@@ -134,6 +152,8 @@ def test_files_hold_the_records(path: pathlib.Path, tmp_path: pathlib.Path, caps
         rows = list(csv.DictReader(file))
     assert [float(row["spectral_norm"]) for row in rows] == [module.spectral_norm for module in inspection]
     assert rows[1]["shape"] == "64x96" and rows[1]["checkpoint"] == str(path)
+    wrote = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Wrote")]
+    assert wrote == [f"Wrote {files[kind]}, with all modules." for kind in ("json", "csv", "html")]
     assert "://" not in files["html"].read_text().replace("http://www.w3.org/2000/svg", "")
     assert json.loads(files["json"].read_text())["version"] == 1
 
@@ -200,7 +220,7 @@ def test_options_reach_the_measuring(path: pathlib.Path, monkeypatch: pytest.Mon
     def inspect(given: str, **options: Any) -> oad.Inspection:
         asked.update(options, path=given)
         options["on_progress"](0.5, "half")
-        return oad.inspect({})
+        return oad.inspect({"query": np.eye(64)})
 
     monkeypatch.setattr(command, "inspect", inspect)
     options = [
@@ -268,7 +288,7 @@ def test_summary_is_true_of_what_was_measured() -> None:
     assert any("give trap the most decay (" in sentence and " and heavy the least (" in sentence for sentence in said)
     one = sentences(oad.inspect({"heavy": params["heavy"]}, shuffle=False))
     assert one[0] == "1 module was measured." and not any("traps" in sentence for sentence in one)
-    assert one[2] == "Every tail is heavier than those of 999 in 1,000 random matrices of the same shape."
+    assert one[2] == "Every tail is heavy: heavier than in 999 of 1,000 random matrices of the same shape."
     assert "0.1, AlphaDecay would give heavy the most decay (0.1)" in one[3]
     many = sentences(oad.inspect({f"m{i}": rng.standard_normal((64, 64)) for i in range(9)}))
     assert any("and" in sentence and "more" in sentence and "light tail" in sentence for sentence in many)
@@ -288,4 +308,4 @@ def test_a_random_matrix_is_not_called_heavy() -> None:
     assert len(below) >= 5
     for module in below:
         said = sentences(oad.inspect({module.name: matrices[module.name]}, shuffle=False))
-        assert any(sentence.startswith("Of 1 modules, 1 has a light tail") for sentence in said), said
+        assert any(sentence.startswith("1 of 1 module has a light tail") for sentence in said), said
