@@ -2,82 +2,42 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
-import functools
 import importlib
 import json
 import math
 import os
 import pathlib
 import random
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 
 import jax
+import pytest
 import scipy.stats
 import tyro
 from cosmic_ray import mutating, plugins
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
 
+from benchmarks.mutants.covering import Covering, First, Times, read
 from experiments.command_line import ends_in_a_line
 
 ROOT = pathlib.Path(__file__).parents[2]
-PACKAGE, TESTS = ROOT / "optax_alphadecay", ROOT / "tests" / "library"
-SECONDS, TIMES = 300, 5
-"""Tests that take longer than that, and that many times as long as without a mutant, have noticed."""
-LOADED = ("flax.nnx", "hypothesis.extra.numpy", "optax.contrib", "orbax.checkpoint", "pytest", "safetensors.numpy")
+PACKAGE = ROOT / "optax_alphadecay"
+LOADED = ("flax.nnx", "hypothesis.extra.numpy", "optax.contrib", "orbax.checkpoint", "safetensors.numpy")
 """What tests import that takes long: each process is forked from one that has it. Of the library, it has nothing."""
 OPTIONS = [
     "-x", "-q", "--doctest-modules", "-m", "not slow", "--rootdir", str(ROOT), "-p", "no:cacheprovider",
-    "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
+    "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning", PACKAGE.name, "tests/library",
 ]  # fmt: skip
-"""Of pytest."""
-TESTS_OF = {
-    "__main__": ["inspection/test_command"],
-    "aliases": ["test_aliases", "test_errors"],
-    "assignment": ["test_assignment", "test_fences", "test_errors", "test_properties"],
-    "baselines": ["test_baselines", "test_errors"],
-    "correction/module_norms": ["test_module_norms"],
-    "correction/steady_state": ["test_steady_state", "test_errors"],
-    "correction": ["test_corrected", "test_errors"],
-    "decay": ["test_transform", "test_cautious", "test_errors", "test_baselines", "test_properties"],
-    "decoupled": ["test_decoupled", "test_errors"],
-    "distribution": ["test_metrics", "test_transform", "test_scion"],
-    "grouping": ["test_grouping", "test_metrics"],
-    "inspection/readers": [
-        "inspection/test_readers", "inspection/test_torch_reader", "inspection/test_torch_files",
-        "inspection/test_malicious_files", "inspection/test_inspector",
-    ],
-    "inspection/page": ["inspection/test_page", "inspection/test_command"],
-    "inspection": [
-        "inspection/test_measures", "inspection/test_inspector", "inspection/test_page", "inspection/test_command",
-        "inspection/test_readers",
-    ],
-    "measurement": ["test_metrics", "test_transform"],
-    "metrics": ["test_metrics", "test_errors", "test_monitoring"],
-    "modules/named_axes": ["test_named_axes"],
-    "modules": ["test_modules", "test_module_names", "test_rules", "test_explain", "test_errors"],
-    "monitoring": ["test_monitoring", "test_explain"],
-    "norms": ["test_norms", "test_scion", "test_errors"],
-    "scion": ["test_scion", "test_errors"],
-    "spectra/eigenvalues": ["test_eigenvalues", "test_metrics", "test_errors"],
-    "spectra/lanczos": ["test_lanczos", "test_errors"],
-    "spectra/marchenko_pastur": ["test_marchenko_pastur"],
-    "spectra/powerlaw": ["test_powerlaw", "test_errors"],
-    "spectra/tridiagonal": ["test_tridiagonal", "test_eigenvalues"],
-    "state": ["test_state", "test_upgrade", "test_monitoring", "test_errors", "test_transform"],
-    "transform": ["test_transform", "test_errors", "test_properties"],
-    "upgrade": ["test_upgrade", "test_state"],
-}  # fmt: skip
-"""By the beginning of a file's path, the longest that fits: files of `tests/library` that should notice, in order."""
+"""Of pytest: the quick tests of the library, and its doctests, up to the first that fails."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Tries a random sample of the mutants in a database of cosmic-ray, each with the tests of the file it breaks."""
+    """Tries a random sample of the mutants in a database of cosmic-ray, each with the quick tests of the library."""
 
     database: pathlib.Path = ROOT / "mutants.sqlite"
     """What `cosmic-ray init` and its filter of operators have written; outcomes are added."""
@@ -87,71 +47,54 @@ class Options:
     """Draws them, in this order, from all that are not filtered out."""
     minutes: float = math.inf
     """After which no further one is begun: what was tried is a sample, too."""
-    all_tests: bool = True
-    """Try all quick tests of the library on those that survive the tests of their file."""
 
 
-def tests_of(path: pathlib.Path) -> list[str]:
-    """What should notice a fault in a file of the library: its doctests, and files of `tests/library`."""
-    name = path.relative_to(PACKAGE.name).with_suffix("").as_posix()
-    part = max((each for each in TESTS_OF if f"{name}/".startswith(f"{each}/")), key=len)
-    return [str(path), *(str((TESTS / f"{test}.py").relative_to(ROOT)) for test in TESTS_OF[part])]
-
-
-def tests_pass(files: Sequence[str], log: pathlib.Path, seconds: float = math.inf) -> bool:
-    """Runs the quick tests of files, up to the first that fails, in a process forked from this one.
+def pass_tests(log: pathlib.Path, plugin: object, *options: str) -> bool:
+    """Runs the tests in a process forked from this one, and says whether all pass.
 
     Args:
-        files: Files and folders for pytest.
-        log: What it prints.
-        seconds: After which they are stopped, and have not passed.
+        log: What they print.
+        plugin: Of pytest.
+        options: More options of pytest.
     """
     child = os.fork()
     if child == 0:
         code = 70
         try:
-            os.setsid()
             with log.open("w") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             sys.dont_write_bytecode = True
-            code = int(importlib.import_module("pytest").main([*OPTIONS, *files]))
+            code = int(pytest.main([*OPTIONS, *options], [plugin]))
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
 
 
-@functools.cache
-def seconds_unbroken(files: tuple[str, ...], log: pathlib.Path) -> float:
-    """How long tests take without a mutant. Raises a ValueError if they fail: they would tell nothing."""
-    start = time.monotonic()
-    if not tests_pass(files, log):
-        raise ValueError(f"The tests fail without a mutant: {' '.join(files)}; see {log}.")
-    return time.monotonic() - start
+def cover(log: pathlib.Path) -> Covering:
+    """Runs the tests without a mutant. Raises a ValueError if they fail: they would tell nothing."""
+    seconds, data = log.with_suffix(".seconds"), log.with_suffix(".coverage")
+    os.environ["COVERAGE_FILE"] = str(data)
+    if not pass_tests(log, Times(seconds), f"--cov={PACKAGE.name}", "--cov-context=test", "--cov-report="):
+        raise ValueError(f"The tests fail without a mutant: see {log}.")
+    return read(data, seconds, ROOT)
 
 
-def outcome_of(mutation: MutationSpec, log: pathlib.Path, *, all_tests: bool) -> WorkResult:
-    """Breaks a file, runs its tests, and mends it."""
-    stages = [tuple(tests_of(mutation.module_path)), *([(str(TESTS),)] if all_tests else [])]
-    limits = {files: max(SECONDS, TIMES * seconds_unbroken(files, log)) for files in stages}
+def outcome_of(mutation: MutationSpec, log: pathlib.Path, covering: Covering) -> WorkResult:
+    """Breaks a file, runs the tests, and mends it."""
+    path, (first, _), (last, _) = mutation.module_path, mutation.start_pos, mutation.end_pos
+    plugin = First(covering.of(path, first, last), covering.seconds)
     operator = plugins.get_operator(mutation.operator_name)(**mutation.operator_args)
-    with mutating.use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
+    with mutating.use_mutation(path, operator, mutation.occurrence) as (before, after):
         if after is None:
             raise ValueError(f"{mutation} cannot be made: write the database anew.")
-        survived = all(tests_pass(files, log, limit) for files, limit in limits.items())
-        diff = "".join(mutating._make_diff(before, after, mutation.module_path))
+        survived = pass_tests(log, plugin)
+        diff = "".join(mutating._make_diff(before, after, path))
     outcome = TestOutcome.SURVIVED if survived else TestOutcome.KILLED
     return WorkResult(WorkerOutcome.NORMAL, log.read_text(errors="replace")[-2000:], outcome, diff)
 
@@ -197,7 +140,7 @@ def try_mutants(options: Options, work: WorkDB, log: pathlib.Path) -> tuple[int,
     Returns:
         How many mutants there are, and what came of those that were tried.
     """
-    until, tried = time.monotonic() + 60 * options.minutes, list[WorkResult]()
+    until, tried, covering = time.monotonic() + 60 * options.minutes, list[WorkResult](), cover(log)
     mutations, results = {item.job_id: item.mutations[0] for item in work.work_items}, dict(work.results)
     filtered = {job for job, result in results.items() if result.worker_outcome == WorkerOutcome.SKIPPED}
     jobs = sorted(mutations.keys() - filtered, key=lambda job: _key(mutations[job]))
@@ -205,7 +148,7 @@ def try_mutants(options: Options, work: WorkDB, log: pathlib.Path) -> tuple[int,
         if time.monotonic() > until:
             break
         if job not in results:
-            results[job] = outcome_of(mutations[job], log, all_tests=options.all_tests)
+            results[job] = outcome_of(mutations[job], log, covering)
             work.set_result(job, results[job])
         tried.append(results[job])
         path, operator, _ = _key(mutations[job])
