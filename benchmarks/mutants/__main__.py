@@ -21,7 +21,7 @@ from cosmic_ray import mutating, plugins
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
 
-from benchmarks.mutants.covering import Covering, First, Times, read
+from benchmarks.mutants.covering import Covering, First, Times, files_of, read
 from experiments.command_line import ends_in_a_line
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -30,14 +30,15 @@ LOADED = ("flax.nnx", "hypothesis.extra.numpy", "optax.contrib", "orbax.checkpoi
 """What tests import that takes long: each process is forked from one that has it. Of the library, it has nothing."""
 OPTIONS = [
     "-x", "-q", "--doctest-modules", "-m", "not slow", "--rootdir", str(ROOT), "-p", "no:cacheprovider",
-    "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning", PACKAGE.name, "tests/library",
+    "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
 ]  # fmt: skip
-"""Of pytest: the quick tests of the library, and its doctests, up to the first that fails."""
+"""Of pytest: quick tests and doctests, up to the first that fails."""
+TESTS = [PACKAGE.name, "tests/library"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Tries a random sample of the mutants in a database of cosmic-ray, each with the quick tests of the library."""
+    """Tries a random sample of the mutants in a database of cosmic-ray, each with the tests that run its line."""
 
     database: pathlib.Path = ROOT / "mutants.sqlite"
     """What `cosmic-ray init` and its filter of operators have written; outcomes are added."""
@@ -55,7 +56,7 @@ def pass_tests(log: pathlib.Path, plugin: object, *options: str) -> bool:
     Args:
         log: What they print.
         plugin: Of pytest.
-        options: More options of pytest.
+        options: More options of pytest, and where the tests are.
     """
     child = os.fork()
     if child == 0:
@@ -73,27 +74,30 @@ def pass_tests(log: pathlib.Path, plugin: object, *options: str) -> bool:
             sys.stderr.flush()
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
+    code = os.waitstatus_to_exitcode(status)
+    if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise ValueError(f"No test was run: see {log}.")
+    return code == 0
 
 
 def cover(log: pathlib.Path) -> Covering:
     """Runs the tests without a mutant. Raises a ValueError if they fail: they would tell nothing."""
     seconds, data = log.with_suffix(".seconds"), log.with_suffix(".coverage")
     os.environ["COVERAGE_FILE"] = str(data)
-    if not pass_tests(log, Times(seconds), f"--cov={PACKAGE.name}", "--cov-context=test", "--cov-report="):
+    if not pass_tests(log, Times(seconds), *TESTS, f"--cov={PACKAGE.name}", "--cov-context=test", "--cov-report="):
         raise ValueError(f"The tests fail without a mutant: see {log}.")
     return read(data, seconds, ROOT)
 
 
 def outcome_of(mutation: MutationSpec, log: pathlib.Path, covering: Covering) -> WorkResult:
-    """Breaks a file, runs the tests, and mends it."""
+    """Breaks a file, runs the files of tests that run the line, and mends it."""
     path, (first, _), (last, _) = mutation.module_path, mutation.start_pos, mutation.end_pos
-    plugin = First(covering.of(path, first, last), covering.seconds)
+    tests = covering.of(path, first, last)
     operator = plugins.get_operator(mutation.operator_name)(**mutation.operator_args)
     with mutating.use_mutation(path, operator, mutation.occurrence) as (before, after):
         if after is None:
             raise ValueError(f"{mutation} cannot be made: write the database anew.")
-        survived = pass_tests(log, plugin)
+        survived = pass_tests(log, First(tests, covering.seconds), *files_of(tests))
         diff = "".join(mutating._make_diff(before, after, path))
     outcome = TestOutcome.SURVIVED if survived else TestOutcome.KILLED
     return WorkResult(WorkerOutcome.NORMAL, log.read_text(errors="replace")[-2000:], outcome, diff)

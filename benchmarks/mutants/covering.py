@@ -1,4 +1,4 @@
-"""Which tests run a line of the library: they are tried first on a mutant of it, the quickest files of tests first."""
+"""Which tests run a line of the library: their files are tried on a mutant of it, and they first."""
 # SPDX-License-Identifier: Apache-2.0
 
 import collections
@@ -26,6 +26,11 @@ class Covering:
         found = [tests for (file, line), tests in self.lines.items() if file == str(path) and first <= line <= last]
         found = found or [tests for (file, _), tests in self.lines.items() if file == str(path)]
         return frozenset[str]().union(*found)
+
+
+def files_of(tests: Set[str]) -> list[str]:
+    """The files that tests are in."""
+    return sorted({test.partition("::")[0] for test in tests})
 
 
 class Times:
