@@ -173,6 +173,17 @@ def test_examples(scores: list[float], beyond: list[int]) -> None:
     assert np.flatnonzero(shares(vector(scores))[1]).tolist() == beyond
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("exponent", [-30, -3, 30])
+def test_scores_of_any_unit_are_fenced_alike(exponent: int, sign: int) -> None:
+    """Powers of two are exact: below 1, too, and of both signs."""
+    cases = ([*ORDINARY, 12.8], [7]), ([-1, 2, 1, -2, 1.5, 60, -90], [5, 6]), ([0.5, -0.5, 0.4, 9], [3])
+    for scores, beyond in cases:
+        scaled = sign * vector(scores) * np.float32(2.0**exponent)
+        assert np.flatnonzero(shares(scaled)[1]).tolist() == beyond
+        check_claim(scaled)
+
+
 def test_refused_modules_count_for_nothing() -> None:
     scores = vector([np.nan, 501, 2.2, np.nan, 3.5, np.inf])
     ratios, fenced = shares(scores)

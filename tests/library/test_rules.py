@@ -207,6 +207,24 @@ def test_the_error_has_the_line_to_paste(path: str, shape: tuple[int, ...], stac
 
 
 @pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("layers_0/attention/query/kernel", "query/kernel$"),
+        ("h.3.conv.weight", r"conv/weight$"),
+        ("layers/2/w", r"layers/\d+/w$"),
+        ("layers/2/w/0", r"layers/\d+/w/\d+$"),
+        ("w", "w$"),
+    ],
+)
+def test_the_line_to_paste_names_the_like_of_a_leaf_and_no_more(path: str, pattern: str) -> None:
+    """Its last two names, with any number for a number: other layers have the same axes."""
+    with pytest.raises(ValueError, match="cannot be guessed") as error:
+        selected({path: jnp.ones((64, 4, 16))}, oad.block_matrices(8))
+    lines = [line for line in str(error.value).splitlines() if line.startswith("  axes=")]
+    assert lines and all(line.startswith(f'  axes={{r"{pattern}": ') for line in lines)
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"stacked": {"layers": "1"}}, ["stacked", "'1'", "'layers'"]),

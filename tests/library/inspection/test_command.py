@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import csv
+import dataclasses
 import json
 import math
 import pathlib
@@ -173,6 +174,8 @@ def test_a_series_is_compared(tmp_path: pathlib.Path, capsys: pytest.CaptureFixt
     assert labels(inspections) == ["step-2", "step-10"]
     assert labels(inspections[:1]) == [str(paths[0])]
     assert labels([inspections[0]] * 2) == [str(paths[0])] * 2
+    inside = [dataclasses.replace(inspections[0], source=f"/runs/{name}/step-9/model/w.npz") for name in ("a", "b/c")]
+    assert labels(inside) == ["a", "b/c"]
     fewer = oad.inspect({"x": weights(0)["layers.0.up"]})
     assert math.isnan(change(trajectories([inspections[0], fewer])["x"]))
 

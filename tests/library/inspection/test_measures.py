@@ -70,6 +70,14 @@ def test_spectra_without_an_alpha(values: np.ndarray) -> None:
     assert isinstance(fit_all(values), Fits)
 
 
+def test_a_matrix_of_zeros_has_no_rank() -> None:
+    module = record("w", (64, 96), "float32", measure(np.zeros((64, 96), np.float32), shuffle=rng()))
+    undetermined = (module.alpha, module.stable_rank, module.entropy, module.alpha_fix_finger, module.alpha_hat)
+    assert all(map(math.isnan, undetermined)), undetermined
+    assert (module.frobenius_norm, module.spectral_norm, module.mp_edge) == (0, 0, 0)
+    assert (module.beyond_edge, module.traps, module.note) == (0, 0, "")
+
+
 def test_an_orthogonal_matrix_that_was_rounded_has_no_alpha() -> None:
     orthogonal = np.linalg.qr(rng().standard_normal((64, 64)))[0].astype(jnp.bfloat16)
     module = record("w", (64, 64), "bfloat16", measure(orthogonal, shuffle=None))
@@ -200,6 +208,8 @@ def test_ratios_are_those_of_the_assignment() -> None:
             scores[far] *= draw.choice([1.0, 2.1, 4.0, 30.0, -9.0], far.sum())
             scores[draw.random(size) < 0.1] = -scores[0]
             scores[draw.random(size) < 0.1] = draw.choice([np.nan, np.inf, -np.inf, 2.0])
+            if draw.random() < 0.2:
+                scores[draw.random(size) < 0.8] = 2.0  # with ties: one score between the fences, and others beyond
             found, expected = linear_ratios(scores), np.asarray(assign(jnp.array(scores, jnp.float32)))
             fenced += int(((expected == 3) | (expected == np.float32(2 / 3))).sum() > 2)
             np.testing.assert_allclose(found, np.where(np.isfinite(scores), expected, np.nan), rtol=2e-6)

@@ -1,0 +1,147 @@
+"""What a user gets who passes nothing: every default of the public functions, from the papers and the design.
+
+A changed default changes training silently, so each is written down here once more.
+"""
+# SPDX-License-Identifier: Apache-2.0
+
+import inspect
+import math
+from typing import Any
+
+import pytest
+
+import optax_alphadecay as oad
+
+# arXiv 2506.14562: lo = 2/3 and hi = 3, alpha at every 500th step, base rate 1e-5 with Adam and 0.1 with AdamW.
+LINEAR = {"lo": 2 / 3, "hi": 3.0, "mean": None, "by": "modules", "fence": 2.0}
+# optax.adam and optax.adamw.
+ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "mu_dtype": None, "nesterov": False}
+ALPHADECAY = {
+    "refresh_every": 500,
+    "metric": None,
+    "assign": None,
+    "modules": None,
+    "mask": None,
+    "expire_after": 10,
+    "cautious": False,
+    "mesh": None,
+}
+CHOSEN: dict[str, Any] = {"modules": None, "mask": None}
+BALL: dict[str, Any] = {"radius": 1.0, "axes": None}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "alphadecay": ALPHADECAY,
+    "adam": {**ADAM, "weight_decay": 1e-5, **ALPHADECAY},
+    "adamw": {**ADAM, "weight_decay": 0.1, **ALPHADECAY, "corrected": False},
+    "adamc": {
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.1,
+        "exact": False,
+        "peak": None,
+        "correct": None,
+        "mask": None,
+        "decay": None,
+    },
+    # Ghiasi et al. take momentum 0.1 for AWD; Nakamura and Hong a = 4 for AdaDecay.
+    "awd": {"momentum": 0.1, "mask": None, "cautious": False},
+    "adadecay": {"a": 4.0, "mask": None, "cautious": False},
+    "modulewise_adadecay": {"refresh_every": 500, "a": 4.0, **CHOSEN, "cautious": False},
+    "corrected": {"exact": False, "peak": None},
+    "linear": LINEAR,
+    "log2": {},
+    "sqrt": {},
+    "proportional": {"power": 1.0, "by": "modules", "fence": 2.0},
+    "sigmoid": {"a": 4.0, "block_of": oad.transformer_block},
+    "pl_alpha_hill": {"fit": None, "solver": "auto"},
+    "alpha_hat": {"fit": None, "solver": "auto"},
+    "spectral": {"solver": "auto"},
+    "spectral_norm": {"solver": "auto"},
+    "spectral_entropy": {"solver": "auto"},
+    "stable_rank": {"solver": "auto"},
+    "eigenvalues": {"solver": "auto"},
+    "stochastic": {"probes": 32, "steps": 30, "seed": 0},
+    "median": {},
+    "goodness_of_fit": {},
+    "fix_finger": {"authors_bound": False},
+    "marchenko_pastur_edges": {"stddev": 1.0},
+    "block_matrices": {"min_eigenvalues": 50, "stacked": (), "axes": None, "split": None},
+    "modules_for": {"min_eigenvalues": 50, "stacked": None, "axes": None, "split": None},
+    "explain": CHOSEN,
+    "leaf_records": CHOSEN,
+    "module_table": CHOSEN,
+    "format_table": {"weight_decay": None, "learning_rate": None},
+    "scalars": {**CHOSEN, "prefix": "alphadecay", "weight_decay": None, "learning_rate": None, "norms": None},
+    "module_norms": {"momentum": 1.0, "averages": None, **CHOSEN},
+    "norm_scalars": {**CHOSEN, "prefix": "norms"},
+    "inspect": {
+        "modules": None,
+        "exclude": (),
+        "weight_decay": 0.1,
+        "assign": None,
+        "shuffle": True,
+        "seed": 0,
+        "resume": None,
+        "on_progress": None,
+    },
+    # arXiv 2512.08217: momentum 0.1 in the convention of Scion.
+    "scale_by_scion": {
+        "momentum": 0.1,
+        "norms": None,
+        "orthogonalize": "newton_schulz",
+        "dtype": "bfloat16",
+        "mesh": None,
+    },
+    "scion": {
+        "momentum": 0.1,
+        "norms": None,
+        "scale": 1.0,
+        "constrained": True,
+        "orthogonalize": "newton_schulz",
+        "dtype": "bfloat16",
+        "decay": None,
+        "mesh": None,
+    },
+    "scionc": {
+        "momentum": 0.1,
+        "norms": None,
+        "exact": False,
+        "orthogonalize": "polar_express",
+        "dtype": "bfloat16",
+        "peak": None,
+        "correct": None,
+        "mask": None,
+        "decay": None,
+        "mesh": None,
+    },
+    "scion_norms": {"modules": None, "output_radius": 60.0},
+    "project_onto_ball": {"norms": None, "scale": 1.0},
+    "bias_ball": BALL,
+    "column_ball": {"normalized": False, **BALL},
+    "convolution_ball": BALL,
+    "row_ball": {"normalized": True, **BALL},
+    "sign_ball": {"normalized": True, **BALL},
+    "spectral_norm_ball": {"max": False, "normalized": True, **BALL},
+    "steady_state_norm": {"momentum": 1.0, "update_norm": 1.0},
+    "finite_step_norm": {"momentum": 1.0, "update_norm": 1.0},
+    "sign_steady_state_norm": {"momentum": 1.0, "update_norm": 1.0},
+    "ModuleRow": {"age": 0, "fenced": False, "norm": math.nan},
+    "ModuleRecord": {"ratio": math.nan, "decay": math.nan, "note": "", "is_product": False},
+}
+
+
+def defaults_of(function: Any) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults(name: str) -> None:
+    found, expected = defaults_of(getattr(oad, name)), DEFAULTS[name]
+    assert {key: repr(value) for key, value in found.items()} == {key: repr(value) for key, value in expected.items()}
+
+
+def test_every_function_with_a_default_is_listed() -> None:
+    functions = {name for name in oad.__all__ if inspect.isfunction(getattr(oad, name))}
+    assert {name for name in functions if defaults_of(getattr(oad, name))} <= set(DEFAULTS)
