@@ -144,38 +144,6 @@ def test_matrix_axes_by_hand() -> None:
         selected({"w": leaf}, {"w": oad.MatrixAxes(MuonDimensionNumbers(2, 3), stack=(0,))})
 
 
-# Ready rules; tests/clients has them on the parameters of real models
-
-
-@pytest.mark.parametrize(
-    ("model", "path", "shape", "expected"),
-    [
-        ("maxtext", "layers/self_attention/qkv_proj/kernel", (64, 2, 3, 4, 16), (6, 64, 64)),
-        ("maxtext", "layers/mlp/wi/kernel", (64, 2, 2, 96), (4, 64, 96)),
-        ("maxtext", "layers/self_attention/wq_b/kernel", (64, 2, 4, 32), (2, 64, 128)),
-        ("maxtext", "layers_0/self_attention/out/kernel", (4, 32, 64), (1, 128, 64)),
-        ("tunix", "layers/0/attn/kv_einsum/w", (2, 2, 64, 32), (2, 64, 64)),
-        ("tunix", "layers/0/attn/q_einsum/w", (4, 64, 32), (1, 64, 128)),
-        ("tunix", "layers/0/attn/attn_vec_einsum/w", (4, 32, 64), (1, 128, 64)),
-        ("convolutions", "conv1/weight", (64, 8, 3, 3), (1, 72, 64)),
-        ("convolutions", "encoder/conv_1/kernel", (5, 16, 64), (1, 80, 64)),
-        ("experts", "mlp/experts/wi", (3, 64, 96), (3, 64, 96)),
-    ],
-)
-def test_ready_rules_know_kernels_by_name_and_rank(model: str, path: str, shape: Any, expected: Any) -> None:
-    [stack] = modules.resolve({path: jnp.ones(shape)}, oad.modules_for(model))
-    assert stack.shape == expected
-
-
-@pytest.mark.parametrize("shape", [(64, 192), (192, 64)])
-def test_the_fused_kernel_of_gpt2_is_cut_along_its_longer_side(shape: tuple[int, int]) -> None:
-    leaf = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    stacks = modules.resolve({"attn": {"c_attn": {"kernel": leaf}}}, oad.modules_for("gpt2"))
-    parts = np.split(leaf, 3, axis=shape.index(192))
-    for stack, part in zip(stacks, parts, strict=True):
-        np.testing.assert_array_equal(stack.as_matrices(jnp.asarray(leaf))[0], part if shape[0] == 64 else part.T)
-
-
 # Errors
 
 
