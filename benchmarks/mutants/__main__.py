@@ -17,7 +17,8 @@ import jax
 import pytest
 import scipy.stats
 import tyro
-from cosmic_ray import mutating, plugins
+from cosmic_ray import mutating
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
 
@@ -29,11 +30,15 @@ PACKAGE = ROOT / "optax_alphadecay"
 LOADED = ("flax.nnx", "hypothesis.extra.numpy", "optax.contrib", "orbax.checkpoint", "safetensors.numpy")
 """What tests import that takes long: each process is forked from one that has it. Of the library, it has nothing."""
 OPTIONS = [
-    "-x", "-q", "--doctest-modules", "-m", "not slow", "--rootdir", str(ROOT), "-p", "no:cacheprovider",
+    "-x", "-q", "--doctest-modules", "--rootdir", str(ROOT), "-p", "no:cacheprovider",
     "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
 ]  # fmt: skip
-"""Of pytest: quick tests and doctests, up to the first that fails."""
-TESTS = [PACKAGE.name, "tests/library"]
+"""Of pytest: tests and doctests, up to the first that fails."""
+QUICK = [PACKAGE.name, "tests/library", "-m", "not slow"]
+APART = "tests/library/test_sharding.py"
+"""Tests on eight devices: slow, and in processes of their own, where coverage is not measured."""
+ON_MESHES = {f"{PACKAGE.name}/{name}.py" for name in ("distribution", "measurement", "norms/spread_stacks", "scion")}
+"""The files that these tests are about."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +55,12 @@ class Options:
     """After which no further one is begun: what was tried is a sample, too."""
 
 
-def pass_tests(log: pathlib.Path, plugin: object, *options: str) -> bool:
+def pass_tests(log: pathlib.Path, plugins: Sequence[object], *options: str) -> bool:
     """Runs the tests in a process forked from this one, and says whether all pass.
 
     Args:
         log: What they print.
-        plugin: Of pytest.
+        plugins: Of pytest.
         options: More options of pytest, and where the tests are.
     """
     child = os.fork()
@@ -65,8 +70,8 @@ def pass_tests(log: pathlib.Path, plugin: object, *options: str) -> bool:
             with log.open("w") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
-            sys.dont_write_bytecode = True
-            code = int(pytest.main([*OPTIONS, *options], [plugin]))
+            sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
+            code = int(pytest.main([*OPTIONS, *options], plugins))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -84,20 +89,23 @@ def cover(log: pathlib.Path) -> Covering:
     """Runs the tests without a mutant. Raises a ValueError if they fail: they would tell nothing."""
     seconds, data = log.with_suffix(".seconds"), log.with_suffix(".coverage")
     os.environ["COVERAGE_FILE"] = str(data)
-    if not pass_tests(log, Times(seconds), *TESTS, f"--cov={PACKAGE.name}", "--cov-context=test", "--cov-report="):
+    measured = (f"--cov={PACKAGE.name}", "--cov-context=test", "--cov-report=")
+    if not pass_tests(log, [Times(seconds)], *QUICK, *measured) or not pass_tests(log, [], APART):
         raise ValueError(f"The tests fail without a mutant: see {log}.")
     return read(data, seconds, ROOT)
 
 
 def outcome_of(mutation: MutationSpec, log: pathlib.Path, covering: Covering) -> WorkResult:
-    """Breaks a file, runs the files of tests that run the line, and mends it."""
+    """Breaks a file, runs the files of tests that run the line, then those that run apart, and mends it."""
     path, (first, _), (last, _) = mutation.module_path, mutation.start_pos, mutation.end_pos
     tests = covering.of(path, first, last)
-    operator = plugins.get_operator(mutation.operator_name)(**mutation.operator_args)
+    operator = get_operator(mutation.operator_name)(**mutation.operator_args)
     with mutating.use_mutation(path, operator, mutation.occurrence) as (before, after):
         if after is None:
             raise ValueError(f"{mutation} cannot be made: write the database anew.")
-        survived = pass_tests(log, First(tests, covering.seconds), *files_of(tests))
+        survived = pass_tests(log, [First(tests, covering.seconds)], *files_of(tests), *QUICK[-2:])
+        if str(path) in ON_MESHES:
+            survived = survived and pass_tests(log, [], APART)
         diff = "".join(mutating._make_diff(before, after, path))
     outcome = TestOutcome.SURVIVED if survived else TestOutcome.KILLED
     return WorkResult(WorkerOutcome.NORMAL, log.read_text(errors="replace")[-2000:], outcome, diff)
