@@ -116,6 +116,14 @@ def test_assignments_get_names_if_they_have_a_parameter_for_them(assign: oad.Ass
         ("params/decoder/layers/moe/wi/3/5", ("params", "decoder", "layers", "3")),
         ("mlp/linear_2/w", ("mlp", "linear_2")),
         ("layers/3", ("layers", "3")),
+        ("params/layers", ()),
+        ("stacked/q/weight/2", ("stacked", "2")),
+        ("encoder/mlp/up/7/5", ("encoder", "7")),
+        ("params/7", ("params", "7")),
+        ("3/4", ("3",)),
+        ("7", ("7",)),
+        ("a/0/b", ("a", "0")),
+        ("a/b_2", ()),  # the leaf itself
     ],
 )
 def test_transformer_block(name: str, block: tuple[str, ...]) -> None:
@@ -132,3 +140,86 @@ def test_linear_bounds_out_of_range(bounds: tuple[float, float]) -> None:
 def test_sigmoid_steepness_out_of_range(a: float) -> None:
     with pytest.raises(ValueError, match=f"got {a!r}"):
         oad.sigmoid(a)
+
+
+def test_sigmoid_of_scores_that_are_all_but_equal() -> None:
+    """The paper's 1e-8 in the denominator: a standard deviation of 1e-8 counts half."""
+    np.testing.assert_allclose(oad.sigmoid(4.0)(jnp.array([0.0, 2e-8])), 2 / (1 + np.exp([2.0, -2.0])), rtol=1e-5)
+
+
+def test_a_block_without_a_good_score_breaks_no_other() -> None:
+    names = ["layers/0/q", "layers/0/k", "layers/1/q", "layers/1/k"]
+    ratios = oad.sigmoid()(jnp.array([jnp.nan, jnp.nan, 1.0, 3.0]), names)
+    np.testing.assert_allclose(ratios, [np.nan, np.nan, *(2 / (1 + np.exp([4.0, -4.0])))], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("assign", "scores", "expected"),
+    [
+        # The authors' 1e-8 in the mean.
+        (oad.sqrt(), [1e-16, 9e-16], [1 / 3, 1]),
+        (oad.log2(), [0.5, 8.0, jnp.inf], [-1, 3, jnp.nan]),
+        (oad.sqrt(), [1.0, 9.0, jnp.inf, -4.0], [0.5, 1.5, jnp.nan, jnp.nan]),
+        (oad.proportional(), [0.0, 1.0, 3.0, -2.0], [jnp.nan, 0.5, 1.5, jnp.nan]),
+        (oad.proportional(-1.0), [1.0, 3.0], [1.5, 0.5]),
+        (oad.proportional(2.0), [1.0, 3.0], [0.2, 1.8]),
+        (oad.proportional(0), [1.0, 3.0], [1.0, 1.0]),
+        (oad.proportional(), [1.0, 2.0, 3.0, 501.0], [4 / 9, 8 / 9, 12 / 9, 12 / 9]),
+        (oad.proportional(fence=None), [1.0, 2.0, 3.0, 594.0], [1 / 150, 2 / 150, 3 / 150, 594 / 150]),
+        (oad.linear(1.0, 1.0), [1.0, 3.0], [1.0, 1.0]),
+        (oad.linear(0, 0.5), [1.0, 2.0, 3.0], [0, 0.25, 0.5]),
+        (oad.linear(0, 2, mean=0.5), [1.0, 2.0, 3.0], [0, 0.5, 1.0]),
+        (oad.linear(fence=1), [2.0, 2.5, 3.5, 8.0], [2 / 3, 2 / 3 + 7 / 9, 3, 3]),
+        (oad.linear(0.5, 3), [2.0, 2.0, 2.0, 501.0], [1, 1, 1, 3]),
+        (oad.linear(0.5, 3), [-2.0, -2.0, -2.0, -501.0], [1, 1, 1, 0.5]),
+        (oad.linear(0.5, 3), [501.0, 2.0, 4.0], [3, 0.5, 3]),
+        (oad.linear(0.5, 3), [1.0, 501.0], [0.5, 3]),
+    ],
+)
+def test_ratios_by_hand(assign: oad.Assignment, scores: list[float], expected: list[float]) -> None:
+    np.testing.assert_allclose(assign(jnp.array(scores)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("assign", "expected"),
+    [
+        # Over weights, 1 and 3 of them: ratios in proportion 1 to 2, or 0.5 to 2.
+        (oad.proportional(by="weights"), [4 / 7, 8 / 7]),
+        (oad.linear(0.5, 2.0, mean=1.0, by="weights"), [4 / 13, 16 / 13]),
+        (oad.linear(0.5, 2.0, mean=1.5, by="modules"), [0.6, 2.4]),
+    ],
+)
+def test_means_over_weights_and_over_modules(assign: Any, expected: list[float]) -> None:
+    np.testing.assert_allclose(assign(jnp.array([1.0, 2.0]), sizes=(1, 3)), expected, rtol=1e-6)
+    with_refused = assign(jnp.array([1.0, jnp.nan, 2.0]), sizes=(1, 100, 3))
+    np.testing.assert_allclose(with_refused, [expected[0], np.nan, expected[1]], rtol=1e-6)
+
+
+def test_an_assignment_gets_the_number_of_weights_of_each_module() -> None:
+    sizes_seen: list[Any] = []
+
+    def assign(scores: jax.Array, sizes: Sequence[int]) -> jax.Array:
+        sizes_seen.append(sizes)
+        return scores
+
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4, 5))}
+    optimizer = oad.alphadecay(
+        0.1,
+        assign=assign,
+        metric=oad.frobenius_norm(),
+        modules={"a": True, "b": optax.contrib.MuonDimensionNumbers(1, 2)},
+    )
+    optimizer.update(params, optimizer.init(params), params)
+    assert set(sizes_seen) == {(6, 20, 20)}
+
+
+def test_by_weights_needs_a_mean_and_sizes() -> None:
+    with pytest.raises(ValueError, match="by='weights' says what a mean is over"):
+        oad.linear(by="weights")
+    with pytest.raises(ValueError, match="needs the sizes of the modules"):
+        oad.proportional(by="weights")(jnp.array([1.0, 2.0]))
+
+
+def test_proportional_marks_what_is_beyond_its_fence() -> None:
+    scores = jnp.array([1.0, -2.0, 2.0, 501.0, 3.0, jnp.nan])
+    assert oad.proportional().fenced(scores).tolist() == [False, False, False, True, False, False]  # type: ignore[attr-defined]
