@@ -52,6 +52,64 @@ def test_awd_survives_a_gradient_that_is_not_finite() -> None:
     assert state.rate == good.rate
 
 
+def test_awd_follows_a_schedule() -> None:
+    params, gradients = trees(3)
+    optimizer = oad.awd(lambda count: 0.1 * (count + 1), momentum=0.75)
+    state, rate = optimizer.init(params), 0.0
+    for step, gradient in enumerate(gradients):
+        _, state = optimizer.update(gradient, state, params)
+        rate = 0.75 * rate + 0.25 * 0.1 * (step + 1) * norm(gradient) / norm(params)
+        assert float(state.rate) == pytest.approx(rate, rel=1e-5)
+        assert state.count == step + 1
+
+
+def test_awd_of_weights_that_are_zero() -> None:
+    """The formula's 1e-8 in the denominator."""
+    params = {"w": jnp.zeros(4)}
+    optimizer = oad.awd(0.5, momentum=0)
+    _, state = optimizer.update({"w": jnp.full(4, 3.0)}, optimizer.init(params), params)
+    assert float(state.rate) == pytest.approx(0.5 * 6 / 1e-8, rel=1e-5)
+
+
+def test_leaves_without_an_update_or_a_gradient_are_left() -> None:
+    params = {"u": jnp.ones(2), "v": jnp.ones(2), "w": jnp.ones(2)}
+    updates, gradients = params | {"u": None}, params | {"u": None, "v": None}
+    optimizer = oad.awd(0.5, momentum=0)
+    found, state = optimizer.update(updates, optimizer.init(params), params, gradients=gradients)
+    rate = 0.5 * np.sqrt(2 / 6)
+    assert float(state.rate) == pytest.approx(rate, rel=1e-6) and found["u"] is None
+    np.testing.assert_allclose(found["v"], 1 + rate, rtol=1e-6)
+    adadecay = oad.adadecay(0.5, mask={"u": True, "v": True, "w": False})
+    found, state = adadecay.update(updates, adadecay.init(params), params, gradients=gradients)
+    assert found["u"] is None and state.count == 1
+    np.testing.assert_array_equal(found["v"], 1)
+    np.testing.assert_array_equal(found["w"], 1)
+
+
+def test_adadecay_of_gradients_below_its_bound() -> None:
+    """A standard deviation of 1e-9 counts as 1e-8."""
+    params = {"w": jnp.ones(2)}
+    optimizer = oad.adadecay(1.0)
+    updates, _ = optimizer.update({"w": jnp.array([1e-9, -3e-9])}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], 2 / (1 + np.exp([0.4, -0.4])), rtol=1e-5)
+
+
+def test_modulewise_adadecay_passes_its_arguments_on() -> None:
+    params = {"a": jnp.ones((2, 3)), "b": -jnp.ones((2, 3)), "c": jnp.ones((2, 3))}
+    options = {"modules": True, "mask": {"a": True, "b": True, "c": False}, "cautious": True, "refresh_every": 2}
+    ours = oad.modulewise_adadecay(0.1, a=2.0, **options)
+    theirs = oad.alphadecay(0.1, metric=oad.grad_norm(), assign=oad.sigmoid(2.0), **options)
+    states = [each.init(params) for each in (ours, theirs)]
+    for step in (1.0, 2.0, 3.0):
+        gradients = {"a": jnp.full((2, 3), step), "b": jnp.ones((2, 3)), "c": jnp.ones((2, 3))}
+        found, wanted = (
+            each.update(gradients, state, params) for each, state in zip((ours, theirs), states, strict=True)
+        )
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        states = [found[1], wanted[1]]
+    np.testing.assert_allclose(states[0].scores, [2 * 6**0.5, 6**0.5], rtol=1e-6)  # of the second step
+
+
 def test_adadecay_gives_every_parameter_its_own_rate() -> None:
     params, (gradient,) = trees(1)
     optimizer = oad.adadecay(0.2, a=3.0)

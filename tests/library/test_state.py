@@ -1,6 +1,7 @@
 """What a state keeps, for how long, and of which modules."""
 # SPDX-License-Identifier: Apache-2.0
 
+import zlib
 from typing import Any
 
 import jax
@@ -134,3 +135,55 @@ def test_fenced_modules_are_marked_at_refreshes() -> None:
     plain = decay(assign=oad.linear(fence=None))
     _, state = plain.update(PARAMS, plain.init(far), far)
     assert not state.fenced.any() and state.ratios[3] < 0.7
+
+
+def test_fingerprints_stay_as_saved_states_have_them() -> None:
+    """CRC-32 of the names and shapes, one a line; those of Flax's variables with and without ``value`` are alike."""
+    stacked = {"layers": {"w": {"value": jnp.ones((2, 3, 4))}}, "v": {"value": jnp.ones((5, 6))}}
+    numbers = {"layers": optax.contrib.MuonDimensionNumbers(1, 2), "v": True}
+    state = oad.alphadecay(0.1, modules=numbers).init(stacked)
+    lines = b"layers/w/0 (3, 4)\nlayers/w/1 (3, 4)\nv (5, 6)"
+    assert state.fingerprint == zlib.crc32(lines) and state.fingerprint.dtype == jnp.uint32
+    plain = {"layers": {"w": jnp.ones((2, 3, 4))}, "v": jnp.ones((5, 6))}
+    assert oad.alphadecay(0.1, modules=numbers).init(plain).fingerprint == state.fingerprint
+    # 0 means that the modules are not known, not that there are none.
+    assert oad.alphadecay(0.1, modules={"w": False}).init({"w": jnp.ones(3)}).fingerprint == 1
+
+
+def test_the_first_state_to_the_letter() -> None:
+    state = decay("a", "b").init(PARAMS)
+    assert [leaf.dtype.name for leaf in state] == ["int32", "float32", "float32", "int32", "int32", "bool", "uint32"]
+    found = [leaf.tolist() for leaf in state[:1] + state[2:6]]
+    assert found == [0, [1.0, 1.0], 0, [0, 0], [False, False]] and np.isnan(state.scores).tolist() == [True, True]
+
+
+def test_only_a_state_that_has_measured_others_is_warned_of() -> None:
+    """And of many modules, three are named."""
+    first, second = decay("a", "b", "c", "d", cautious=True), decay("a", "b", "c", "d")
+    other = {**{name: PARAMS[name] for name in "abc"}, "e": PARAMS["d"]}
+    foreign = oad.alphadecay(0.1, modules=True, metric=oad.frobenius_norm()).init(other)
+    second.update(PARAMS, foreign, PARAMS)
+    second.update(PARAMS, first.init(PARAMS)._replace(count=jnp.int32(1)), PARAMS)
+    second.update(PARAMS, oad.request_refresh(foreign)._replace(count=jnp.int32(1)), PARAMS)
+    with pytest.warns(UserWarning, match=r"of other modules than these 4, a, b, c and so on; all"):
+        second.update(PARAMS, foreign._replace(count=jnp.int32(1)), PARAMS)
+
+
+@pytest.mark.parametrize("lacking", ["age", "fenced", "fingerprint"])
+def test_a_state_that_lacks_one_field_says_what_to_do(lacking: str) -> None:
+    optimizer = decay()
+    with pytest.raises(ValueError, match=r"lacks fields.*upgrade_state\(state\)"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS)._replace(**{lacking: None}), PARAMS)
+
+
+def test_scores_and_ages_of_other_modules_are_nobodys() -> None:
+    """The age, too, begins anew, and what is refused at once has none of their ratios."""
+    first, second = decay("a", "b", "d"), decay("a", "b", "c", refresh_every=1)
+    _, state = first.update(PARAMS, first.init(PARAMS), PARAMS)
+    old = state._replace(age=jnp.array([5, 5, 5], jnp.int32))
+    with pytest.warns(UserWarning, match="of other modules"):
+        _, state = second.update(PARAMS, old, BROKEN)
+    assert state.age.tolist() == [0, 0, 1]
+    # Of a state that does not know its modules, they may be its own.
+    _, state = second.update(PARAMS, oad.request_refresh(old), BROKEN)
+    assert state.age.tolist() == [0, 0, 6] and state.scores.tolist() == [1, 2, 4]

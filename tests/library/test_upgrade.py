@@ -148,5 +148,8 @@ def test_states_without_the_same_moments_are_not_carried_over() -> None:
     state, adam = OPTIMIZER.init(PARAMS), optax.adam(1e-3)
     with pytest.raises(ValueError, match="old must hold the moments of Adam once, and holds them 0 times"):
         oad.from_optax(optax.sgd(0.1).init(PARAMS), state)
+    twice = optax.chain(adam, adam).init(PARAMS)
+    with pytest.raises(ValueError, match="new must hold the moments of Adam once, and holds them 2 times"):
+        oad.from_optax(adam.init(PARAMS), twice)
     with pytest.raises(ValueError, match="differ in structure or shapes"):
         oad.from_optax(adam.init({"a": jnp.ones(3)}), state)
