@@ -189,3 +189,80 @@ def test_table_without_modules_says_so() -> None:
     params = {"w": jnp.ones((8, 8))}
     rows = oad.module_table(oad.alphadecay(0.1, modules={"w": False}).init(params), params, modules={"w": False})
     assert oad.format_table(rows).startswith("no modules: every parameter keeps the base decay")
+
+
+ROWS = [
+    oad.ModuleRow("a", (64, 256), 2.5, 1.25, norm=3.0),
+    oad.ModuleRow("long/b", (8, 9), 2.0, 0.0, age=1, fenced=True),
+    oad.ModuleRow("c", (8, 9), math.nan, 1.0, age=2),
+    oad.ModuleRow("d", (8, 9), math.nan, 0.5, fenced=True),
+    oad.ModuleRow("e", (8, 9), math.nan, 0.5),
+]
+
+
+def test_the_table_to_the_letter() -> None:
+    assert oad.format_table(ROWS, weight_decay=0.5, learning_rate=0.1).splitlines() == [
+        "module  shape     score                    ratio  norm  decay  per step  steps",
+        "a       64 x 256  2.500                    1.250  3     0.625  0.0625    16",
+        "long/b  8 x 9     2.000 (refused, fenced)  0.000  nan   0      0         inf",
+        "c       8 x 9     refused                  1.000  nan   0.5    0.05      20",
+        "d       8 x 9     fenced                   0.500  nan   0.25   0.025     40",
+        "e       8 x 9     -                        0.500  nan   0.25   0.025     40",
+    ]
+    assert oad.format_table(ROWS[1:3], weight_decay=0.5).splitlines() == [
+        "module  shape  score                    ratio  decay",
+        "long/b  8 x 9  2.000 (refused, fenced)  0.000  0",
+        "c       8 x 9  refused                  1.000  0.5",
+    ]
+    assert oad.format_table(ROWS[-1:]).splitlines() == ["module  shape  score  ratio", "e       8 x 9  -      0.500"]
+
+
+def test_rates_of_zero_are_rates() -> None:
+    lines = oad.format_table(ROWS[:1], weight_decay=0.0).splitlines()
+    assert [line.split()[-1] for line in lines] == ["decay", "0"]
+    lines = oad.format_table(ROWS[:1], weight_decay=0.0, learning_rate=0.0).splitlines()
+    assert lines[0].endswith("decay  per step  steps") and lines[1].split()[-3:] == ["0", "0", "inf"]
+
+
+def test_a_schedule_is_no_rate_of_a_step() -> None:
+    with pytest.raises(ValueError, match="scalars: learning_rate is a schedule"):
+        oad.scalars(trained_state(), PARAMS, modules=RULE, weight_decay=0.1, learning_rate=optax.constant_schedule(0.1))  # type: ignore[arg-type]
+
+
+def test_means_are_of_modules_that_have_a_score() -> None:
+    params = {name: jnp.ones((2, 2)) for name in "abcd"}
+    state = oad.alphadecay(0.1, modules=True).init(params)
+    first = oad.scalars(state, params, modules=True)
+    assert not [key for key in first if "_mean" in key or "_std" in key]
+    state = state._replace(
+        scores=jnp.array([1.0, jnp.nan, 5.0, jnp.nan]),
+        ratios=jnp.array([0.5, 1.0, 2.5, 1.0]),
+        age=jnp.array([0, 1, 3, 0], jnp.int32),
+        fenced=jnp.array([False, True, True, True]),
+        rejected=jnp.int32(7),
+    )
+    logged = oad.scalars(state, params, modules=True, prefix="p")
+    over_all = {key: value for key, value in logged.items() if key.count("/") == 1}
+    assert over_all == {
+        "p/score_mean": 3.0,
+        "p/score_std": 2.0,
+        "p/ratio_mean": 1.5,
+        "p/ratio_std": 1.0,
+        "p/refused": 2.0,
+        "p/fenced": 3.0,
+        "p/rejected": 7.0,
+    }
+    assert [row.refused for row in oad.module_table(state, params, modules=True)] == [False, True, True, False]
+    assert [row.norm for row in oad.module_table(state, params, modules=True)] == [2.0] * 4
+
+
+def test_a_dictionary_is_a_state_by_its_fields_and_no_others() -> None:
+    state = trained_state()[1]
+    fields = state._asdict()
+    least = {name: fields[name] for name in ("scores", "ratios", "rejected")}
+    with pytest.raises(ValueError, match=r"lacks count, age, fenced, fingerprint, as"):
+        oad.module_table(least, PARAMS, modules=RULE)
+    for other in ({**fields, "other": 1}, {"scores": fields["scores"], "ratios": fields["ratios"]}):
+        with pytest.raises(ValueError, match="found 0"):
+            oad.module_table(other, PARAMS, modules=RULE)
+    assert oad.module_table([fields], PARAMS, modules=RULE) == oad.module_table(state, PARAMS, modules=RULE)
