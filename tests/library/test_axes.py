@@ -30,7 +30,7 @@ WINDOW = Numbers((0, 1, 2), 3), "[taps, taps, inputs, outputs]"
         # A first axis that is shorter than both others runs over a stack, unless attention has it.
         ("mlp/up", (3, 64, 32), (), [STACKED, INWARD, OUTWARD]),
         ("mlp/wo", (3, 64, 32), (), [STACKED, OUTWARD, INWARD]),
-        ("mlp/up", (64, 3, 64), (), [INWARD, OUTWARD, STACKED]),
+        ("mlp/up", (32, 3, 64), (), [INWARD, OUTWARD, STACKED]),
         ("mlp/up", (32, 64, 32), (), [INWARD, OUTWARD, STACKED]),
         ("moe/wi", (8, 64, 96), (), [STACKED]),
         ("Experts/0/w", (8, 64, 96), (), [STACKED]),

@@ -150,6 +150,21 @@ def test_a_mask_says_no_in_several_ways(mask: Any) -> None:
     assert (updates["b"] > 1).all()
 
 
+@pytest.mark.parametrize("mask", [True, np.bool_(True), jnp.array(True), np.array(True), 1])
+def test_a_mask_says_yes_in_several_ways(mask: Any) -> None:
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    optimizer = oad.adadecay(0.1, mask={"w": mask, "b": False})
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert (updates["w"] > 1).all()
+    np.testing.assert_array_equal(updates["b"], 1)
+
+
+@pytest.mark.parametrize("mask", [np.array(1), jnp.ones(1, bool), np.array(0.0), -1, 0.5, "yes"])
+def test_a_mask_of_arrays_is_of_single_truths(mask: Any) -> None:
+    with pytest.raises(ValueError, match=r"mask holds .* for 'w'; it takes True and False"):
+        oad.adadecay(0.1, mask={"b": True, "w": mask}).init({"b": jnp.ones(2), "w": jnp.ones((2, 3))})
+
+
 @pytest.mark.parametrize("factory", [oad.alphadecay, oad.awd, oad.adadecay, oad.modulewise_adadecay])
 @pytest.mark.parametrize("argument", ["updates", "gradients"])
 def test_gradients_that_do_not_fit_are_named(factory: Callable[..., Any], argument: str) -> None:

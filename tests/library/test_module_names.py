@@ -4,6 +4,8 @@
 import jax.numpy as jnp
 import pytest
 
+from optax_alphadecay.modules.names import excluded_as
+from optax_alphadecay.modules.paths import plain_components
 from tests.library.test_modules import MATRIX, selected
 
 
@@ -108,3 +110,46 @@ def test_lora_factors_are_no_biases() -> None:
 def test_a_bias_is_known_by_its_kernel_though_that_is_masked() -> None:
     params = {"linear": {"w": jnp.ones((60, 64, 64)), "b": jnp.ones((60, 64))}}
     assert selected(params, mask={"linear": {"w": False, "b": True}}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "components"),
+    [
+        ("layers.0/w", ["layers", "0", "w"]),
+        ("/a//b.", ["a", "b"]),
+        ("a/w/value", ["a", "w"]),
+        ("a/w/value/raw_value", ["a", "w"]),
+        ("a/value/w", ["a", "value", "w"]),
+        ("value", ["value"]),
+        ("value/array", ["value"]),
+        ("", []),
+    ],
+)
+def test_what_merely_holds_an_array_has_no_name(name: str, components: list[str]) -> None:
+    assert plain_components(name) == components
+
+
+@pytest.mark.parametrize(
+    ("name", "siblings", "said"),
+    [
+        ("linear/b", ["w", "b"], "'b' names a bias, as Haiku's do"),
+        ("mlp/~/b", [], "'b' names a bias, as Haiku's do"),
+        ("linear/b", ["b"], None),
+        ("lora/b", ["a", "b", "w"], None),
+        ("mlp/w_scale", [], "'w_scale' names a scale"),
+        ("scale/kernel", [], None),
+        ("embed/7/kernel", [], "'embed' names an embedding"),
+        ("embed/proj/kernel", [], "'embed' names an embedding"),
+        ("embed/mlp/proj/kernel", [], None),
+        ("embed/proj", [], "'embed' names an embedding"),
+        ("embed/mlp/proj", [], None),
+        ("mlp_norm/proj", [], None),
+        ("mlp_norm/w", [], "'mlp_norm' names a norm"),
+        ("lm_head/dense/kernel", [], "'lm_head' names an output head"),
+        ("head/mlp/kernel", [], "'head' names an output head"),
+        ("head_0/mlp/kernel", [], None),
+        ("", [], None),
+    ],
+)
+def test_what_a_name_says_and_of_what(name: str, siblings: list[str], said: str | None) -> None:
+    assert excluded_as(name, siblings) == said
