@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 import optax_alphadecay as oad
 from optax_alphadecay import modules
+from optax_alphadecay.modules.named_axes import NamedAxes, _is_layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,3 +104,28 @@ def test_one_step_trains_them() -> None:
     updates, state = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
     assert [leaf.shape for leaf in jax.tree.leaves(updates)] == [leaf.shape for leaf in jax.tree.leaves(PARAMS)]
     assert state.ratios.shape == (8,)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "numbers"),
+    [
+        ({"embed"}, {"heads", "up"}, MuonDimensionNumbers((0,), (2, 3))),
+        ({"embed"}, {"qkv", "heads", "up"}, MuonDimensionNumbers((0,), (2, 3))),
+        ({"embed", "heads"}, {"up"}, MuonDimensionNumbers((0, 2), (3,))),
+        ({"embed"}, {"qkv"}, None),
+        ({"embed"}, set(), None),
+        (set(), {"up"}, None),
+    ],
+)
+def test_numbers_of_named_axes(inputs: set[str], outputs: set[str], numbers: MuonDimensionNumbers | None) -> None:
+    axes = NamedAxes(("embed", "qkv", "heads", "up"), frozenset(inputs), frozenset(outputs))
+    assert axes.numbers() == numbers
+
+
+@pytest.mark.parametrize("lacking", [None, "In", "Out", "weight", "axes", "array"])
+def test_a_layer_has_all_of_its_fields(lacking: str | None) -> None:
+    kernel = {"axes": (EMBED, HEADS), "array": jnp.ones((64, 4))}
+    layer = {"weight": types.SimpleNamespace(**{key: value for key, value in kernel.items() if key != lacking})}
+    layer |= {"In": EMBED, "Out": HEADS}
+    node = types.SimpleNamespace(**{key: value for key, value in layer.items() if key != lacking})
+    assert _is_layer(node) == (lacking is None)

@@ -203,6 +203,12 @@ def test_the_line_to_paste_names_the_like_of_a_leaf_and_no_more(path: str, patte
         ({"split": {"qkv": (64, 0)}}, ["split", "(64, 0)", "'qkv'"]),
         ({"split": {"qkv": True}}, ["split", "True"]),
         ({"split": {"qkv": 2.0}}, ["split", "2.0"]),
+        ({"split": {"qkv": 0}}, ["split", "says 0", "'qkv'"]),
+        ({"split": {"qkv": (True, 2)}}, ["split", "(True, 2)", "'qkv'"]),
+        ({"split": ["qkv"]}, ["split", "['qkv']"]),
+        ({"stacked": {"layers": True}}, ["stacked", "True", "'layers'"]),
+        ({"stacked": "blocks"}, ["stacked", "got 'blocks'", "['blocks'] or {'blocks': 0}"]),
+        ({"axes": {1: False}}, ["axes", "pattern 1"]),
     ],
 )
 def test_bad_arguments_of_the_rule_are_named(arguments: dict[str, Any], words: list[str]) -> None:
@@ -210,6 +216,20 @@ def test_bad_arguments_of_the_rule_are_named(arguments: dict[str, Any], words: l
         with pytest.raises(ValueError, match=r"^(block_matrices|modules_for): ") as error:
             rule(**arguments)
         assert all(word in str(error.value) for word in words)
+
+
+def test_the_least_arguments_of_the_rule() -> None:
+    rule = oad.block_matrices(1, split={"one": 1, "two": (1, 2)}, axes={}, stacked=())
+    assert selected({"one": jnp.ones((1, 2)), "two": jnp.ones((1, 3))}, rule) == ["one[0:2]", "two[0:1]", "two[1:3]"]
+
+
+def test_layers_of_a_model_are_stacked_unless_said_otherwise() -> None:
+    params = {"layers": {"up": jnp.ones((60, 2, 60))}}
+    assert selected(params, oad.modules_for("gpt2", "maxtext")) == ["layers/up/0", "layers/up/1"]
+    for stacked, names in ((["layers"], []), ({"layers": 1}, ["layers/up/0", "layers/up/1"])):
+        assert selected(params, oad.modules_for("maxtext", stacked=stacked)) == names
+    with pytest.raises(ValueError, match="'layers/up' has shape"):
+        selected(params, oad.modules_for("maxtext", stacked=[]))
 
 
 def test_an_unknown_model_is_named() -> None:
