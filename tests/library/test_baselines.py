@@ -1,6 +1,8 @@
 """AWD and AdaDecay against their formulas in float64 NumPy."""
 # SPDX-License-Identifier: Apache-2.0
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,12 @@ def test_adadecay_of_gradients_below_its_bound() -> None:
 
 def test_modulewise_adadecay_passes_its_arguments_on() -> None:
     params = {"a": jnp.ones((2, 3)), "b": -jnp.ones((2, 3)), "c": jnp.ones((2, 3))}
-    options = {"modules": True, "mask": {"a": True, "b": True, "c": False}, "cautious": True, "refresh_every": 2}
+    options: dict[str, Any] = {
+        "modules": True,
+        "mask": {"a": True, "b": True, "c": False},
+        "cautious": True,
+        "refresh_every": 2,
+    }
     ours = oad.modulewise_adadecay(0.1, a=2.0, **options)
     theirs = oad.alphadecay(0.1, metric=oad.grad_norm(), assign=oad.sigmoid(2.0), **options)
     states = [each.init(params) for each in (ours, theirs)]

@@ -106,9 +106,11 @@ def test_a_rate_may_be_zero_or_small_and_a_steepness_small() -> None:
 
 
 def test_counts_from_one_to_what_an_int32_holds() -> None:
-    for value in (1, 2, np.int64(7), 2**31 - 1, jnp.array(0), jnp.array([3, 4])):
+    good: list[Any] = [1, 2, np.int64(7), 2**31 - 1, jnp.array(0), jnp.array([3, 4])]
+    bad: list[Any] = [0, -1, 2**31, 2**31 + 1, True, False, 1.0, None, np.float32(2), jnp.array(2.0)]
+    for value in good:
         decay.check_count("x", "n", value)
-    for value in (0, -1, 2**31, 2**31 + 1, True, False, 1.0, None, np.float32(2), jnp.array(2.0)):
+    for value in bad:
         with pytest.raises(ValueError, match=r"x: n must be an integer of at least 1 and below 2\*\*31, got"):
             decay.check_count("x", "n", value)
 

@@ -226,7 +226,7 @@ def test_rates_of_zero_are_rates() -> None:
 
 def test_a_schedule_is_no_rate_of_a_step() -> None:
     with pytest.raises(ValueError, match="scalars: learning_rate is a schedule"):
-        oad.scalars(trained_state(), PARAMS, modules=RULE, weight_decay=0.1, learning_rate=optax.constant_schedule(0.1))  # type: ignore[arg-type]
+        oad.scalars(trained_state(), PARAMS, modules=RULE, weight_decay=0.1, learning_rate=optax.constant_schedule(0.1))
 
 
 def test_means_are_of_modules_that_have_a_score() -> None:

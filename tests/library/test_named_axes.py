@@ -125,7 +125,9 @@ def test_numbers_of_named_axes(inputs: set[str], outputs: set[str], numbers: Muo
 @pytest.mark.parametrize("lacking", [None, "In", "Out", "weight", "axes", "array"])
 def test_a_layer_has_all_of_its_fields(lacking: str | None) -> None:
     kernel = {"axes": (EMBED, HEADS), "array": jnp.ones((64, 4))}
-    layer = {"weight": types.SimpleNamespace(**{key: value for key, value in kernel.items() if key != lacking})}
+    layer: dict[str, Any] = {
+        "weight": types.SimpleNamespace(**{key: value for key, value in kernel.items() if key != lacking})
+    }
     layer |= {"In": EMBED, "Out": HEADS}
     node = types.SimpleNamespace(**{key: value for key, value in layer.items() if key != lacking})
     assert _is_layer(node) == (lacking is None)
