@@ -187,3 +187,14 @@ def test_scores_and_ages_of_other_modules_are_nobodys() -> None:
     # Of a state that does not know its modules, they may be its own.
     _, state = second.update(PARAMS, oad.request_refresh(old), BROKEN)
     assert state.age.tolist() == [0, 0, 6] and state.scores.tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize("foreign", [1, 2**32 - 1])
+def test_a_state_of_any_other_fingerprint_is_foreign(foreign: int) -> None:
+    """Whichever of the two numbers is the larger."""
+    optimizer = decay()
+    _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    moved = BROKEN | {"a": jnp.full((2, 3), 7.0)}
+    _, state = jax.jit(optimizer.update)(PARAMS, state._replace(fingerprint=jnp.uint32(foreign)), moved)
+    np.testing.assert_array_equal(state.scores, [7, 2, np.nan, 4])
+    assert state.ratios[2] == 1
