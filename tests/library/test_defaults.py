@@ -4,10 +4,15 @@ A changed default changes training silently, so each is written down here once m
 """
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 import inspect
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import optax_alphadecay as oad
@@ -145,3 +150,37 @@ def test_defaults(name: str) -> None:
 def test_every_function_with_a_default_is_listed() -> None:
     functions = {name for name in oad.__all__ if inspect.isfunction(getattr(oad, name))}
     assert {name for name in functions if defaults_of(getattr(oad, name))} <= set(DEFAULTS)
+
+
+PARAMS = {"w": jax.random.normal(jax.random.key(0), (50, 60))}
+STATE = oad.AlphaDecayState(*[jnp.zeros(shape) for shape in [(), (1,), (1,), (), (1,), (1,), ()]])
+STEP = optax.sgd(0.1)
+NEED_A_RATE = ["alphadecay", "adam", "adamw", "adamc", "awd", "adadecay", "modulewise_adadecay", "scion"]
+NEED_TWO_RATES = ["corrected", "scionc", "steady_state_norm", "finite_step_norm", "sign_steady_state_norm"]
+# What each must be given. The other functions need nothing.
+NEEDED: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(NEED_A_RATE, (0.1,)),
+    **dict.fromkeys(NEED_TWO_RATES, (0.1, 0.1)),
+    **dict.fromkeys(["explain", "leaf_records", "project_onto_ball", "inspect"], (PARAMS,)),
+    **dict.fromkeys(["module_table", "scalars"], (STATE, PARAMS)),
+    "spectral": (jnp.sum,),
+    "eigenvalues": (PARAMS["w"],),
+    "marchenko_pastur_edges": (50, 60),
+    "modules_for": ("flax",),
+    "format_table": ([],),
+    "module_norms": (STEP, PARAMS, STEP.init(PARAMS), PARAMS),
+    "ModuleRow": ("w", (50, 60), 2.0, 1.0),
+    "ModuleRecord": tuple(range(20)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS.keys() - {"norm_scalars"}))
+def test_a_default_may_be_left_out_or_written_out(name: str) -> None:
+    """Also this runs each function, by which a change of its file is known to concern this one."""
+    function, needed = getattr(oad, name), NEEDED.get(name, ())
+    if name == "module_norms":
+        function = functools.partial(function, learning_rate=0.1)
+    left_out, written_out = function(*needed), function(*needed, **DEFAULTS[name])
+    assert type(left_out) is type(written_out)
+    if isinstance(left_out, str | dict | jax.Array):
+        jax.tree.map(np.testing.assert_array_equal, left_out, written_out)
