@@ -99,7 +99,7 @@ def test_the_line_to_paste_has_the_last_two_names(name: str, pattern: str) -> No
 def test_axes_count_from_either_end_and_no_further() -> None:
     leaf = {"w": jnp.ones((2, 3))}
     assert [stack.axes for stack in modules.resolve(leaf, {"w": Numbers(-2, -1)})] == [((), (0,), (1,))]
-    for numbers in (Numbers(-3, 1), Numbers(0, 2), Numbers(0, ())):
+    for numbers in (Numbers(-3, 1), Numbers(-4, 1), Numbers(0, 2), Numbers(0, 3), Numbers(0, ())):
         with pytest.raises(ValueError, match=r"out of range for 'w'|distinct, non-empty .* got \(0,\) and \(\)"):
             modules.resolve(leaf, {"w": numbers})
 

@@ -67,6 +67,8 @@ MATRIX = "a matrix of at least 50 eigenvalues that no name excludes"
         (shape(64, 2), oad.block_matrices(stacked={"w": -2}), ("base decay", "a vector in each layer", 0)),
         (shape(64), oad.block_matrices(stacked={"w": 1}), ("base decay", "a vector in each layer", 0)),
         (shape(64, 2), oad.block_matrices(stacked={"w": 2}), ("error", "what is said of it does not fit", 0)),
+        (shape(64, 2), oad.block_matrices(stacked={"w": 3}), ("error", "what is said of it does not fit", 0)),
+        (shape(64, 2), oad.block_matrices(stacked={"w": -4}), ("error", "what is said of it does not fit", 0)),
         (shape(64, 2), oad.block_matrices(stacked={"w": -3}), ("error", "what is said of it does not fit", 0)),
     ],
 )
