@@ -188,4 +188,7 @@ def layer_and_type(name: str) -> tuple[int | None, str]:
             components[len(block) :] if components[: len(block)] == list(block) else components[len(block) - 1 :]
         )
     kept = [part for part in components if not part.isdigit() and part not in ("weight", "kernel", "w")]
-    return layer, "/".join(kept) or components[-1]
+    if kept:
+        return layer, "/".join(kept)
+    # Nothing but layers and numbers: the last part of the name that is no number, if there is one.
+    return layer, next((part for part in reversed(name.split("/")) if not part.isdigit()), name)
