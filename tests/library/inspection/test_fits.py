@@ -86,7 +86,7 @@ def test_the_window_at_the_peak_has_its_bounds(values: list[float], best: int, i
 def test_no_tail_begins_in_the_noise_or_at_the_top() -> None:
     """2^-20 of the largest is noise, a little more is not; what differs from it by 2^-12 of it is a tie."""
     for smallest, begins in ((2**-20, False), (1.01 * 2**-20, True)):
-        values = np.array([smallest, 0.5, 1])
+        values = 4 * np.array([smallest, 0.5, 1])
         found = fit_all(values).fix_finger
         assert found == (pytest.approx(from_cutoff(values, 0), rel=1e-9) if begins else NONE)
     for span, alpha in ((2**-12, math.nan), (2**-11, 1 - 2 / math.log1p(-(2**-11)))):
@@ -110,6 +110,7 @@ SPECTRA = {
     "has its best cutoff late": np.append(rng(3).uniform(0.5, 1, 140), 1.2 * np.geomspace(1, 40, 60)),
     "has its best cutoff in the middle": np.append(rng(9).uniform(0.1, 1, 70), 1 + rng(10).pareto(2, 90)),
     "is a power law above its two smallest": np.append([0.7, 0.8], QUANTILES),
+    "has its best cutoff second": np.array([0.01, 1, 2, 4, 8, 16]),
     "is of low rank": np.append(np.zeros(60), rng(4).pareto(1.5, 70) + 0.1),
     "has noise, of either sign": np.concatenate(
         [-1e-12 * rng(5).random(20), 1e-9 * rng(6).random(20), rng(7).random(60)]
