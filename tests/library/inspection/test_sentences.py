@@ -60,16 +60,16 @@ def test_traps_are_told_where_they_were_measured() -> None:
 
 
 def test_decays_go_from_the_least_to_the_most() -> None:
-    ratios = {"b": 1.0, "c": 3.0, "a": 0.5}
+    ratios = {"b": 1.0, "c": 4.0, "a": 0.5}
     modules = [module(name, ratio=ratio, decay=0.02 * ratio) for name, ratio in ratios.items()]
     assert said_of(*modules, module("none"), weight_decay=0.02)[2:] == [
-        "At a base rate of 0.02, AlphaDecay would give c the most decay (0.06) and a the least (0.01); the mean over"
-        " modules is 1.50 times the base rate."
+        "At a base rate of 0.02, AlphaDecay would give c the most decay (0.08) and a the least (0.01); the mean over"
+        " modules is 1.83 times the base rate."
     ]
 
 
 def test_what_was_left_out_is_counted_by_its_reason() -> None:
-    tensors = [LeftOut("n", (3,), "float32", reason) for reason in ("a norm", "its axes", "a norm")]
+    tensors = [LeftOut("n", (3,), "bfloat16", reason) for reason in ("a norm", "its axes", "a norm")]
     files = [LeftOut("f", (), "file", "a state")]
     counted = "3 tensors were left out: 2 (a norm); 1 (its axes)."
     hint = (
