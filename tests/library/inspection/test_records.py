@@ -9,7 +9,7 @@ import pytest
 import optax_alphadecay as oad
 from optax_alphadecay.inspection.records import Inspection, ModuleRecord, layer_and_type, record
 from optax_alphadecay.inspection.spectra import Spectrum
-from tests.library.inspection.records_by_hand import module
+from tests.library.inspection.records_by_hand import NUMBERS, module
 
 
 def of(values: list[float], stddev: float = 1.0, *, is_product: bool = False) -> ModuleRecord:
@@ -50,6 +50,7 @@ def test_entropy_leaves_out_zeros_and_round_off() -> None:
 
 
 def test_what_is_zero_or_negative_by_round_off() -> None:
+    assert of([0.25, 0.5]).stable_rank == 1.5
     zero, negative = of([0.0, 0.0], 0.0), of([-1e-20, -1e-21], 0.0)
     assert (zero.frobenius_norm, zero.spectral_norm, zero.beyond_edge) == (0, 0, 0)
     assert all(map(math.isnan, (zero.stable_rank, negative.stable_rank, negative.frobenius_norm)))
@@ -72,6 +73,13 @@ def test_an_inspection_is_a_sequence_of_records() -> None:
     frame = inspection.to_pandas()
     assert list(frame["name"]) == ["a", "b"] and list(frame.columns)[:3] == ["name", "type", "layer"]
     assert (module("a").note, module("a").is_product) == ("", False)
+
+
+def test_records_are_shown_and_compared_without_their_spectra() -> None:
+    one, other = (
+        module("a", eigenvalues=np.ones(count), ratio=1.0, decay=0.1, **dict.fromkeys(NUMBERS, 1.0)) for count in (2, 3)
+    )
+    assert one == other != module("b") and "eigenvalues" not in repr(one)
 
 
 def test_matrices_without_a_name_are_measured() -> None:
