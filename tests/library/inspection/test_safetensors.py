@@ -37,6 +37,12 @@ def test_tensors_without_values_lie_between_others(path: pathlib.Path) -> None:
     np.testing.assert_array_equal(found["all"], VALUES)
 
 
+def test_many_tensors(path: pathlib.Path) -> None:
+    header = {f"w{at}": entry([], 4 * at, 4 * at + 4) for at in range(300)}
+    found = read(path, header, np.arange(300, dtype=np.float32).tobytes())
+    assert [found[f"w{at}"] for at in range(300)] == list(range(300))
+
+
 def test_a_scalar_and_a_half(path: pathlib.Path) -> None:
     found = read(path, {"x": entry([], 0, 4), "h": entry([1], 4, 6, "F16")}, VALUES[1:2].tobytes() + b"\0\x3c")
     assert found["x"].shape == () and found["x"] == 1 and found["h"] == [1]
@@ -54,7 +60,7 @@ def test_a_header_alone_holds_nothing(path: pathlib.Path) -> None:
         ({"a": entry([5], 0, 24)}, "bytes 0 to 24 for float32[5], behind byte 0 of 24"),
         ({"a": entry([7], 0, 24)}, "bytes 0 to 24 for float32[7], behind byte 0 of 24"),
         ({"a": entry([7], 0, 28)}, "bytes 0 to 28 for float32[7], behind byte 0 of 24"),
-        ({"a": entry([-1, -6], 0, 24)}, "negative or fractional sizes"),
+        ({"a": entry([-1, -1, 6], 0, 24)}, "negative or fractional sizes"),
         ({"a": entry([6], -24, 0)}, "negative or fractional sizes"),
         ({"a": entry([6], 0, 24.0)}, "negative or fractional sizes"),
         ({"a": entry([6], 0, True)}, "negative or fractional sizes"),
