@@ -10,6 +10,7 @@ from optax_alphadecay.inspection.tensors import Tensor
 
 
 def tensor(name: str, *shape: int) -> Tensor:
+    shape = tuple(np.array(shape, int).tolist())  # integers of its own, as of a file
     return Tensor(name, shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
 
 
@@ -21,6 +22,8 @@ def tensor(name: str, *shape: int) -> Tensor:
         ((4, 6), (6, 4), (6, 6), 4),  # both fit, and the rank is the smaller side
         ((6, 4), (4, 6), (6, 6), 4),
         ((1, 1), (1, 1), (1, 1), 1),
+        ((300, 310), (320, 300), (320, 310), 300),
+        ((310, 300), (300, 320), (310, 320), 300),
         ((1, 5), (7, 1), (7, 5), 1),
     ],
 )
@@ -44,6 +47,8 @@ def test_square_factors_are_taken_as_pytorch_stores_them() -> None:
     ("a", "b"),
     [
         ((4, 6), (8, 5)),
+        ((4, 6), (8, 3)),
+        ((6, 5), (4, 8)),
         ((4, 6, 1), (8, 4)),
         ((4, 6), (8, 4, 1)),
         ((4,), (8, 4)),

@@ -51,7 +51,7 @@ def test_what_shards_hold_and_the_index_does_not_find(tmp_path: pathlib.Path) ->
     write_index(index, {"a": "m2.safetensors", "x.c": "m2.safetensors", "x.b": "m2.safetensors"})
     with pytest.raises(CheckpointError, match="names 2 tensors that are in no file, the first 'x/b'"):
         open_checkpoint(tmp_path)
-    for broken in ([], {"a": 3}, {"a": "sub/m2.safetensors"}):
+    for broken in ({"a": 3}, {"a": "sub/m2.safetensors"}):
         write_index(index, broken)
         with pytest.raises(CheckpointError, match="not an index of shards"):
             open_checkpoint(tmp_path)
@@ -107,6 +107,25 @@ def test_settings_of_an_adapter_are_those_beside_the_file(tmp_path: pathlib.Path
         (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
         assert open_checkpoint(tmp_path).lora_scale == scale
         assert open_checkpoint(tmp_path / "m.safetensors").lora_scale == scale
+
+
+@pytest.mark.parametrize(
+    "content", ['{"r": 1', "{}", '{"r": 8}', "[1]", '{"r": null}', '{"r": 0, "lora_alpha": 8}', "[" * 100_000]
+)
+def test_settings_that_are_none_of_an_adapter(tmp_path: pathlib.Path, content: str) -> None:
+    save(tmp_path / "m.safetensors", "w")
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="not the settings of an adapter"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff", b"{}", b"[1]", b'{"weight_map": [1]}', b'{"weight_map": {"a": []}}', b"[" * 100_000]
+)
+def test_what_is_no_index(tmp_path: pathlib.Path, content: bytes) -> None:
+    (tmp_path / "m.safetensors.index.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not an index of shards"):
+        open_checkpoint(tmp_path)
 
 
 def test_fingerprints_change_with_the_files(tmp_path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import optax_alphadecay as oad
 from optax_alphadecay.inspection import inspector, spectra
 from optax_alphadecay.inspection.resume import Resume
 from optax_alphadecay.inspection.spectra import Spectrum
+from optax_alphadecay.inspection.tensors import Checkpoint, CheckpointError, Tensor
 
 HEADER = "optax-alphadecay spectra 1"
 
@@ -116,6 +117,16 @@ def test_an_assignment_gets_names_and_sizes_of_modules_alone() -> None:
     assert np.isnan(inspection.modules[2].ratio) and np.isnan(inspection.modules[2].decay)
 
 
+@pytest.mark.parametrize("error", [OSError("gone"), MemoryError("gone"), ValueError("gone")])
+def test_a_tensor_that_cannot_be_loaded_is_named(error: Exception) -> None:
+    def fail() -> np.ndarray:
+        raise error
+
+    checkpoint = Checkpoint("run/m", (Tensor("up", (50, 60), np.dtype(np.float32), fail),))
+    with pytest.raises(CheckpointError, match=r"^run/m: 'up' cannot be read: gone$"):
+        oad.inspect(checkpoint)
+
+
 def test_factors_are_matrices_where_the_modules_are_given() -> None:
     params = {"lora_a": matrix(60, 50), "lora_b": matrix(50, 60)}
     inspection = oad.inspect(params, modules={"lora_a": True, "lora_b": True}, shuffle=False)
@@ -133,6 +144,6 @@ def test_shuffles_differ_by_name_and_seed_alone(monkeypatch: pytest.MonkeyPatch)
     params = {"a": matrix(50, 60), "b": matrix(50, 60)}
     assert oad.inspect(params).weight_decay == 0.1
     for options in ({"seed": 0}, {"seed": 1}, {"exclude": ["a"]}):
-        oad.inspect(params, **options)  # type: ignore[arg-type]
+        oad.inspect(params, **options)
     assert drawn[0:2] == drawn[2:4] and drawn[6] == drawn[1]
     assert len(set(drawn)) == 4

@@ -68,7 +68,7 @@ def test_arrays_of_either_version(tmp_path: pathlib.Path, version: tuple[int, in
     with path.open("wb") as file:
         np.lib.format.write_array(file, array, version)
     [tensor] = open_checkpoint(path).tensors
-    assert (tensor.name, tensor.shape, tensor.dtype) == ("w/x", shape, np.int16)
+    assert (tensor.name, tensor.shape, tensor.dtype) == ("w/x", shape, np.dtype(np.int16))
     np.testing.assert_array_equal(tensor.load(), array)
     for damaged in (path.read_bytes() + b"\0", path.read_bytes()[:-1]):
         path.write_bytes(damaged)
