@@ -69,6 +69,7 @@ def test_a_comparison_has_the_change_from_the_first_to_the_last() -> None:
     [
         (["only/this"], ["only/this"]),
         (["a/1/m", "a/2/m"], ["1", "2"]),
+        (["a/1/x/m", "a/2/x/m"], ["1", "2"]),
         (["a/1/m", "a/2/n"], ["1/m", "2/n"]),
         (["a/b/m", "a/m"], ["b", "a/m"]),
         (["1", "2", "3"], ["1", "2", "3"]),
