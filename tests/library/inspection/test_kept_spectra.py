@@ -56,6 +56,13 @@ def test_without_a_file_nothing_is_kept() -> None:
     assert kept.get("key") is None
 
 
+@pytest.mark.parametrize("first", ["", "A", "z", HEADER[:-1], f"{HEADER}0"])
+def test_files_of_something_else_are_refused(tmp_path: pathlib.Path, first: str) -> None:
+    (tmp_path / "r").write_text(f"{first}\n")
+    with pytest.raises(CheckpointError, match="holds something else than spectra"):
+        Resume(tmp_path / "r")
+
+
 def test_lines_that_are_broken_hide_no_others(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "r"
     path.write_text(f'{HEADER}\n["a", [1, 2], 0, 1\n[1]\n7\n["b", [1, 2], 0, 1, 3]')
