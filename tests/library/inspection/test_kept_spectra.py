@@ -110,6 +110,13 @@ def test_progress_goes_by_the_cost() -> None:
     np.testing.assert_allclose([share for share, _ in seen], costs.cumsum() / costs.sum(), rtol=1e-12)
 
 
+def test_progress_is_told_once_a_tensor_with_the_last_module_in_it() -> None:
+    seen: list[str] = []
+    params, rule = {"layers": {"up": matrix(3, 50, 60)}}, oad.block_matrices(stacked=["layers"])
+    oad.inspect(params, modules=rule, shuffle=False, on_progress=lambda share, name: seen.append(name))
+    assert seen == ["layers/up/2"]
+
+
 def test_an_assignment_gets_names_and_sizes_of_modules_alone() -> None:
     given: dict[str, Any] = {}
 
