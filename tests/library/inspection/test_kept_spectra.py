@@ -1,7 +1,9 @@
 """What an inspection keeps in a file and takes from it, how it counts its progress, and what assignments get."""
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,6 +93,8 @@ def test_spectra_without_traps_are_not_taken_for_those_with(
     for shuffle, traps, times in ((False, -1, 1), (True, 0, 2), (False, -1, 2), (True, 0, 2)):
         [found] = oad.inspect(params, shuffle=shuffle, resume=tmp_path / "r")
         assert found.traps == traps and len(measured) == times
+    keys = [json.loads(line)[0] for line in (tmp_path / "r").read_text().splitlines()[1:]]
+    assert all(re.fullmatch("[0-9a-f]{16}/[0-]/.*/up", key) for key in keys) and len(set(keys)) == 2
 
 
 def test_other_names_and_dtypes_are_other_parameters(tmp_path: pathlib.Path, measured: list[tuple[int, ...]]) -> None:
