@@ -38,7 +38,7 @@ def test_small_spectra_are_drawn_whole_with_their_fits() -> None:
 def test_what_a_logarithm_does_not_have_is_not_drawn() -> None:
     points, fits = spectrum_of(-1e-3, 0, 1e-13, 2e-12, 1)
     assert points == [[1, 0.2], [2e-12, 0.4]] and fits[0] == [None, None, None]
-    assert spectrum_of(math.nan, math.nan)[0] == []
+    assert spectrum_of(math.nan, math.nan)[0] == [] and spectrum_of(0, 0, 0)[0] == []
     assert spectrum_of(3e-12, 4)[0] == [[4, 0.5]]
 
 
