@@ -25,6 +25,7 @@ from optax_alphadecay.inspection.tensors import (
     printable,
     require,
 )
+from tests.library.inspection.test_malicious_files import npy_bytes
 from tests.library.inspection.test_torch_reader import FakeTensor, contents, fake_torch
 
 
@@ -74,6 +75,12 @@ def test_arrays_of_either_version(tmp_path: pathlib.Path, version: tuple[int, in
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
             open_checkpoint(path)
+
+
+def test_sizes_of_minus_one_are_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.npy").write_bytes(npy_bytes("(-1, -1, 4)", b"\0" * 16))
+    with pytest.raises(CheckpointError, match="negative size"):
+        open_checkpoint(tmp_path / "x.npy")
 
 
 @pytest.mark.parametrize(
