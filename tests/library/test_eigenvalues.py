@@ -115,3 +115,40 @@ def test_empty_stacks_and_wrong_input() -> None:
         oad.eigenvalues(jnp.zeros((4, 4), jnp.int32))
     with pytest.raises(ValueError, match=r"'lanczos'.*'tridiagonal'"):
         oad.eigenvalues(jnp.zeros((4, 4)), solver="lanczos")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", ["tridiagonal", "svd"])
+def test_a_stack_and_separate_matrices_of_its_shape(solver: Solver) -> None:
+    rng = np.random.default_rng(6)
+    stacks = [jnp.asarray(rng.normal(size=(count, 4, 6)), jnp.float32) for count in (1, 3, 1, 2)]
+    for stack, values in zip(stacks, eigenvalues_of_stacks(stacks, solver), strict=True):
+        np.testing.assert_allclose(values, squared_singular_values(np.asarray(stack)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [
+        (12, 5, 4),  # three blocks of four, no padding
+        (11, 5, 5),  # no divisor: 5, 5, 1 and four of padding
+        (14, 4, 4),  # two would divide it, but are fewer than half the most
+        (9, 5, 3),  # just above half
+        (4, 4, 4),
+        (3, 100, 3),
+        (6, 1, 1),
+        (6, 0, 1),  # a matrix that is larger than a block
+    ],
+)
+def test_a_block_holds_a_divisor_of_the_number_if_one_is_near(count: int, most: int, expected: int) -> None:
+    size = eigenvalues_lib._BLOCK_BYTES // most if most else eigenvalues_lib._BLOCK_BYTES + 1
+    assert eigenvalues_lib._block_length(count, size) == expected
+
+
+def test_the_lower_gram_matrix_of_three_rows() -> None:
+    lower = eigenvalues_lib._lower_gram(jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    np.testing.assert_array_equal(np.tril(lower), [[5, 0, 0], [11, 25, 0], [17, 39, 61]])
+
+
+def test_the_largest_entry_is_brought_below_one_by_a_power_of_two() -> None:
+    matrix, scale = eigenvalues_lib._scaled(jnp.array([[1.0], [0.5], [-6.0]], jnp.bfloat16))
+    np.testing.assert_array_equal(matrix, [[0.125, 0.0625, -0.75]])
+    assert matrix.dtype == jnp.float32 and scale == 8

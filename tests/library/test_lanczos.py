@@ -158,3 +158,78 @@ def test_only_the_median_can_be_fitted() -> None:
     for metric in (oad.pl_alpha_hill, oad.alpha_hat):
         with pytest.raises(ValueError, match=r"only the fit median\(\).*'stochastic'"):
             metric(oad.goodness_of_fit(), solver="stochastic")
+
+
+def midpoints(weights: np.ndarray) -> np.ndarray:
+    """Of each node's part of the distribution function."""
+    return np.cumsum(weights) - weights / 2
+
+
+def quantiles_of_one_probe(gram: np.ndarray, start: np.ndarray, steps: int, largest: float) -> np.ndarray:
+    """Logarithms of the quantiles, from dense float64 projections on the Krylov space in place of a recurrence."""
+    powers = [np.linalg.matrix_power(gram, power) @ start for power in range(steps + 1)]
+    basis, _ = np.linalg.qr(np.column_stack(powers))
+    jacobi = basis.T @ gram @ basis
+    gauss, vectors = np.linalg.eigh(jacobi[:steps, :steps])
+    # The last entry that makes the matrix singular, by its Schur complement.
+    side = jacobi[steps, :steps]
+    jacobi[steps, steps] = side @ np.linalg.solve(jacobi[:steps, :steps], side)
+    radau, radau_vectors = np.linalg.eigh(jacobi)
+    nodes = np.concatenate([gauss, radau[1:]])
+    below = np.concatenate([midpoints(vectors[0] ** 2), midpoints(radau_vectors[0] ** 2)[1:]])
+    order = np.argsort(nodes)
+    wanted = (np.arange(len(gram)) + 0.5) / len(gram)
+    return np.interp(wanted, np.maximum.accumulate(below[order]), np.log(np.minimum(nodes[order], largest)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_quantiles_against_dense_projections(scale: float) -> None:
+    probes, steps, matrix = 3, 4, gaussian(24, 40) * np.float32(scale)
+    start = np.asarray(jax.random.normal(jax.random.key(0), (probes, 24)), np.float64)
+    gram = matrix.astype(np.float64) @ matrix.T
+    bases = [
+        np.linalg.qr(np.column_stack([np.linalg.matrix_power(gram, k) @ x for k in range(steps)]))[0] for x in start
+    ]
+    largest = max(np.linalg.eigvalsh(basis.T @ gram @ basis)[-1] for basis in bases)
+    logs = np.mean([quantiles_of_one_probe(gram, x, steps, largest) for x in start], axis=0)
+    expected = np.append(np.exp(logs)[:-1], largest)
+    np.testing.assert_allclose(compiled(jnp.asarray(matrix), probes=probes, steps=steps), expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+@pytest.mark.parametrize("eigenvalues", [(0.5, 4.0, 9.0), (0.0, 4.0, 9.0)])
+def test_repeated_eigenvalues_come_as_often_as_the_probes_weigh_them(
+    eigenvalues: tuple[float, ...], steps: int
+) -> None:
+    repeats, probes = (7, 5, 12), 3
+    start = np.asarray(jax.random.normal(jax.random.key(0), (probes, 24)), np.float64)
+    shares = start**2 / (start**2).sum(axis=1, keepdims=True)
+    ends = np.cumsum(shares.mean(axis=0))[np.cumsum(repeats) - 1]
+    expected = np.array(eigenvalues)[np.searchsorted(ends[:2], (np.arange(24) + 0.5) / 24, side="right")]
+    matrix = jnp.diag(jnp.sqrt(jnp.repeat(jnp.array(eigenvalues), np.array(repeats))))
+    found = compiled(matrix, probes=probes, steps=steps)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=9.1 * np.finfo(np.float32).eps)
+    assert (found > 0).all()
+
+
+def test_nothing_follows_an_exhausted_space() -> None:
+    diagonals, residuals, pivots = _tridiagonalise(jnp.eye(4, 6), jnp.asarray(gaussian(2, 4)), 3)
+    np.testing.assert_allclose(diagonals[:, 0], 1, rtol=1e-6)
+    np.testing.assert_array_equal(diagonals[:, 1:], 0)
+    np.testing.assert_array_equal(residuals, 0)
+    np.testing.assert_array_equal(pivots, 0)
+
+
+def test_seed_zero_is_the_default() -> None:
+    matrix = jnp.asarray(gaussian(64, 64))
+    np.testing.assert_array_equal(estimate(matrix, seed=0), estimate(matrix))
+
+
+def test_one_probe_and_one_step_are_enough_to_ask_for() -> None:
+    assert stochastic(probes=1, steps=1, seed=0) == stochastic(probes=1, steps=1)
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, got -1"):
+        stochastic(seed=-1)
+    # One step from one vector knows the mean of the eigenvalues as the vector weighs them, and no more.
+    start = np.asarray(jax.random.normal(jax.random.key(0), (1, 3)), np.float64)[0] ** 2
+    found = compiled(jnp.diag(jnp.array([1.0, 2.0, 3.0])), probes=1, steps=1)
+    np.testing.assert_allclose(found[-1], start @ [1, 4, 9] / start.sum(), rtol=1e-5)

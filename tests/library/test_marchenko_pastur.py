@@ -53,3 +53,10 @@ def test_edges_hold_the_spectrum_of_a_gaussian_matrix() -> None:
 def test_a_matrix_has_sides(function: object) -> None:
     with pytest.raises(ValueError, match=r"at least one row and one column, got m=0 and n=4"):
         function(0, 4)  # type: ignore[operator]
+
+
+def test_one_row_is_a_matrix() -> None:
+    """Of one row the larger side alone is random, and all of the spectrum is in its one eigenvalue."""
+    assert oad.marchenko_pastur_edges(1, 4) == (1.0, 9.0)
+    assert oad.marchenko_pastur_edges(9, 1, stddev=2.0) == (16.0, 64.0)
+    np.testing.assert_allclose(oad.random_matrix_alpha(1, 8), oad.random_matrix_alpha(64, 512), rtol=1e-12)

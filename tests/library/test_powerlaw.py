@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import optax_alphadecay as oad
+from optax_alphadecay.spectra.powerlaw import _density_peak, has_no_tail
 
 
 def hill(values: np.ndarray, cutoff: int) -> float:
@@ -101,3 +102,42 @@ def test_leading_axes_are_kept_and_jit_agrees() -> None:
         alphas = jax.jit(fit)(values)
         assert alphas.shape == (2, 3)
         np.testing.assert_allclose(alphas[1, 2], fit(values[1, 2]), rtol=1e-6)
+
+
+EPSILON = 2.0**-23
+
+
+def median_of(*values: float) -> float:
+    return float(oad.median()(jnp.array(values, jnp.float32)))
+
+
+def test_a_tail_begins_above_eight_epsilons_of_the_largest_eigenvalue() -> None:
+    assert math.isnan(median_of(0, 0, 8 * EPSILON, 1))
+    assert median_of(0, 0, 8.1 * EPSILON, 1) == pytest.approx(1 + 2 / -math.log(8.1 * EPSILON), rel=1e-5)
+
+
+def test_a_tail_spreads_more_than_the_root_of_epsilon() -> None:
+    span = math.sqrt(EPSILON)
+    assert math.isnan(median_of(0, 0, 4 - 3.9 * span, 4))
+    assert median_of(0, 0, 4 - 4.1 * span, 4) == pytest.approx(1 + 2 / (1.025 * span), rel=2e-3)
+
+
+@pytest.mark.parametrize(("dtype", "epsilon"), [("bfloat16", 2.0**-7), ("float16", 2.0**-10), ("float32", 2.0**-23)])
+def test_rounding_spreads_equal_eigenvalues_over_two_epsilons(dtype: str, epsilon: float) -> None:
+    spectra = jnp.array([[4, 4], [4 - 8 * epsilon, 4], [4 - 16 * epsilon, 4], [0, 0]], jnp.float32)
+    np.testing.assert_array_equal(has_no_tail(spectra, dtype), [True, True, False, True])
+
+
+def test_density_has_its_peak_at_the_left_edge_of_the_fullest_bin() -> None:
+    """With eigenvalues from 1 to 100 a bin is as wide as a factor of 10^0.02; those that are not positive have none."""
+    spectra = [[1, 1, 1, 1, 100], [1, 2, 99, 100, 100], [1, 2, 10.2, 10.3, 100], [-1, 0, 1, 1, 100]]
+    peaks = _density_peak(jnp.array(spectra, jnp.float32))
+    np.testing.assert_allclose(peaks, [1, 10**1.98, 10, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("fit", [oad.goodness_of_fit(), oad.fix_finger()], ids=["gof", "finger"])
+def test_eigenvalues_that_are_not_positive_change_nothing(fit: oad.Fit) -> None:
+    values = spectra(2)
+    with_zeros = np.concatenate([np.full((2, 1), -1e-7), np.zeros((2, 2)), values], axis=1)
+    found = fit(jnp.asarray(with_zeros, jnp.float32))
+    np.testing.assert_allclose(found, fit(jnp.asarray(values, jnp.float32)), rtol=1e-5)

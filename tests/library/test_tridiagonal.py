@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from optax_alphadecay.spectra.tridiagonal import bisect
+from optax_alphadecay.spectra.tridiagonal import _eigenvalues_below, bisect
 
 
 def lapack(diagonals: np.ndarray, off_diagonals: np.ndarray) -> np.ndarray:
@@ -70,3 +70,26 @@ def test_golub_kahan_of_a_known_matrix() -> None:
     found = bisect(jnp.full((1, n), 2.0), jnp.full((1, n - 1), -1.0))[0]
     expected = 2 - 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=5e-7)
+
+
+def test_powers_of_two_pass_through() -> None:
+    """Nothing in the search depends on the unit, couplings of exactly zero included."""
+    diagonals, off_diagonals = bidiagonal_products(1, 2, 12, spread=2.0)
+    off_diagonals[0, 5] = 0
+    found = bisect(jnp.asarray(diagonals), jnp.asarray(off_diagonals))
+    scale = np.float32(2.0**60)
+    scaled = bisect(jnp.asarray(diagonals * scale), jnp.asarray(off_diagonals * scale))
+    np.testing.assert_array_equal(scaled, found * scale)
+
+
+def test_eigenvalues_of_a_diagonal_to_the_last_bits() -> None:
+    diagonal = np.sort(np.random.default_rng(2).uniform(0.01, 1, 300).astype(np.float32))
+    found = bisect(jnp.asarray(diagonal)[None], jnp.zeros((1, 299)))[0]
+    np.testing.assert_allclose(found, diagonal, rtol=2.4e-7)
+
+
+def test_counts_of_a_matrix_of_two_by_two() -> None:
+    """Its eigenvalues are 1 and 3."""
+    points = jnp.array([[0.0, 0.9, 1.1, 2.9, 3.1, 5.0]])
+    counts = _eigenvalues_below(jnp.array([[2.0, 2.0]]), jnp.array([[0.0, 1.0]]), points)
+    np.testing.assert_array_equal(counts, [[0, 0, 1, 1, 2, 2]])
