@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import scipy.stats
 
 import optax_alphadecay as oad
-from optax_alphadecay.measurement import measure
+from optax_alphadecay.measurement import _size_class, _smaller_side_first, measure
 
 RNG = np.random.default_rng(4)
 WEIGHTS, GRADIENTS = (RNG.normal(size=(3, 12, 20)).astype(np.float32) for _ in range(2))
@@ -162,3 +163,41 @@ def test_spectra_without_a_tail_are_refused(metric: Any, shape: tuple[int, int],
         wide = orthogonal.astype("float32")
         assert np.isfinite(metric(wide, wide)) and oad.median()(oad.eigenvalues(wide)) > 300
     assert np.isfinite(oad.stable_rank()(orthogonal, orthogonal))
+
+
+def test_entropy_of_a_spectrum_with_zeros_below_round_off() -> None:
+    """Ranks of one and of four: eigenvalues that come out negative count as zeros."""
+    rng = np.random.default_rng(5)
+    low_rank = np.stack([rng.normal(size=(16, rank)) @ rng.normal(size=(rank, 16)) for rank in (1, 4)])
+    eigenvalues = np.linalg.svd(low_rank, compute_uv=False)[1, :4] ** 2
+    found: Any = oad.spectral_entropy()
+    assert (oad.eigenvalues(jnp.asarray(low_rank, jnp.float32)) < 0).any()
+    expected = [0, scipy.stats.entropy(eigenvalues) / np.log(16)]
+    np.testing.assert_allclose(found(jnp.asarray(low_rank, jnp.float32)), expected, atol=2e-5)
+
+
+def test_scores_come_back_in_the_order_of_stacks_of_several_sizes_and_lengths() -> None:
+    diagonals = [[1, 2, 9], [4, 1], [3, 5, 2], [7, 2], [6, 1, 1]]
+    at = [[0], [1], [2, 4], [3]]
+    stacks = [jnp.stack([jnp.diag(jnp.array(diagonals[i], jnp.float32)) for i in members]) for members in at]
+    scores = measure(oad.spectral_norm(), stacks, stacks)
+    np.testing.assert_allclose(scores, [9**2, 4**2, 5**2, 6**2, 7**2], rtol=1e-6)
+
+
+def test_no_modules_have_no_scores() -> None:
+    scores = measure(oad.spectral_norm(), [], [])
+    assert scores.shape == (0,) and scores.dtype == jnp.float32
+
+
+def test_size_classes_bound_the_padding_by_eight() -> None:
+    shapes = [(64, 64), (64, 511), (64, 512), (512, 64), (64, 4095), (64, 4096), (1, 1), (3, 23), (3, 24)]
+    expected = [(64, 0), (64, 0), (64, 1), (64, 1), (64, 1), (64, 2), (1, 0), (3, 0), (3, 1)]
+    assert [_size_class(*shape) for shape in shapes] == expected
+
+
+def test_the_smaller_side_comes_first() -> None:
+    for shape, expected in (((2, 3, 5), (2, 3, 5)), ((2, 5, 3), (2, 3, 5)), ((2, 4, 4), (2, 4, 4))):
+        stack = jnp.arange(math.prod(shape)).reshape(shape)
+        found = _smaller_side_first(stack)
+        assert found.shape == expected
+        assert found[1, 1, 2] == (stack[1, 2, 1] if shape[1] > shape[2] else stack[1, 1, 2])

@@ -143,3 +143,29 @@ def test_averages_leave_decoupled_decay_what_it_is() -> None:
     # Adam's first updates are signs.
     settled = 0.1 * np.array([math.sqrt(w.size) for w in matrices(PARAMS)]) / math.sqrt(1 - 0.98**2)
     np.testing.assert_allclose(found.steady_state_l2, settled, rtol=1e-3)
+
+
+def test_weights_of_zero_and_weights_that_grow_settle_nowhere() -> None:
+    params = {"zeros": jnp.zeros((64, 64)), "grows": jnp.ones((64, 64))}
+    optimizer = optax.chain(optax.add_decayed_weights(-0.5), optax.scale(-0.1))
+    found = oad.module_norms(optimizer, params, optimizer.init(params), params, learning_rate=0.1, modules=True)
+    np.testing.assert_array_equal(found.steady_state_l2[0], np.inf)  # grows
+    decayed = optax.chain(optax.add_decayed_weights(0.5), optax.scale(-0.1))
+    gradients = jax.tree.map(jnp.ones_like, params)
+    found = oad.module_norms(decayed, gradients, decayed.init(params), params, learning_rate=0.1, modules=True)
+    settled = 64 * 0.1 / math.sqrt(1 - 0.95**2)
+    np.testing.assert_allclose(found.steady_state_l2, [settled, np.inf], rtol=1e-5)
+    np.testing.assert_allclose(found.weight_spectral, [64, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0, -0.5, 1.5])
+def test_a_momentum_is_a_share(momentum: float) -> None:
+    with pytest.raises(ValueError, match=rf"momentum must be in \(0, 1\].* got {momentum}"):
+        measured(optax.sgd(0.1), momentum=momentum)
+
+
+def test_a_tree_without_modules_has_empty_norms() -> None:
+    params = {"bias": jnp.ones(3)}
+    optimizer = optax.sgd(0.1)
+    found = oad.module_norms(optimizer, params, optimizer.init(params), params, learning_rate=0.1, modules=False)
+    assert [np.shape(each) for each in found] == [(0,)] * 8 + [()]

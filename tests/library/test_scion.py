@@ -113,3 +113,57 @@ def test_a_leaf_without_weights_is_left_alone() -> None:
 def test_a_tree_without_leaves_has_no_balls() -> None:
     """As optax.tree.map_params asks, with a placeholder."""
     assert balls_of(None, {}) == []
+
+
+def test_the_running_mean_by_hand() -> None:
+    optimizer, zeros = oad.scale_by_scion(0.25, oad.sign_ball(normalized=False)), jnp.zeros((2, 2))
+    state = optimizer.init(zeros)
+    _, state = optimizer.update(jnp.array([[8.0, -8.0], [0.0, 4.0]]), state)
+    np.testing.assert_array_equal(state.momentum, [[2, -2], [0, 1]])
+    steps, state = optimizer.update(jnp.array([[-8.0, 4.0], [0.0, 0.0]]), state)
+    np.testing.assert_array_equal(state.momentum, [[-0.5, -0.5], [0, 0.75]])
+    np.testing.assert_array_equal(steps, [[-1, -1], [0, 1]])
+
+
+def test_no_mean_is_kept_only_where_the_momentum_is_known_to_be_one() -> None:
+    params = jnp.ones((2, 3))
+    assert oad.scale_by_scion(1).init(params).momentum is None
+    for momentum in (0.5, jnp.float32(1.0)):
+        np.testing.assert_array_equal(oad.scale_by_scion(momentum).init(params).momentum, jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"momentum must be in \(0, 1\].*got -0.5"):
+        oad.scale_by_scion(-0.5)
+
+
+@pytest.mark.parametrize("factor", [None, 3.0])
+def test_the_shrinkage_is_one_and_a_decay_makes_it(factor: float | None) -> None:
+    def tripled(coefficient: Any, mask: Any = None) -> optax.GradientTransformation:
+        return optax.add_decayed_weights(3 * coefficient, mask)
+
+    params = {"up": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 5.0)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    optimizer = oad.scion(0.125, scale=7.0, decay=tripled if factor else None)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    jax.tree.map(lambda u, w: np.testing.assert_array_equal(u, -0.125 * (factor or 1) * w), updates, params)
+
+
+def test_radius_scale_and_rate_multiply_each_step() -> None:
+    params = {"w": jnp.zeros((2, 2)), "v": jnp.zeros((2, 2))}
+    norms = {"w": oad.sign_ball(normalized=False, radius=3.0), "v": oad.sign_ball(normalized=False)}
+    optimizer = oad.scion(0.5, 1.0, norms, scale=4.0, constrained=False)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["w"], -6)
+    np.testing.assert_array_equal(updates["v"], -2)
+    projected = oad.project_onto_ball({"w": jnp.full((2, 2), -0.5), "v": jnp.ones((2, 2))}, norms, scale=4.0)
+    np.testing.assert_array_equal(projected["w"], -12)
+    np.testing.assert_array_equal(projected["v"], 4)
+
+
+@pytest.mark.parametrize("correct", [None, True, False])
+def test_which_leaves_scionc_corrects(correct: bool | None) -> None:
+    """At half the peak the corrected coefficient is half of the other: by default for leaves with a spectral ball."""
+    params = {"up": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 2.0)}
+    optimizer = oad.scionc(0.125, 0.5, peak=0.25, correct=correct)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    plain, corrected = -0.125 * 0.5 * 2, -0.125 * 0.25 * 2
+    np.testing.assert_array_equal(updates["up"], plain if correct is False else corrected)
+    np.testing.assert_array_equal(updates["bias"], corrected if correct else plain)

@@ -112,3 +112,25 @@ def test_no_learning_rate_and_no_decay() -> None:
         assert norm(jnp.array([0.1, 0.2]), 0.1, 0.5).shape == (2,)
         with pytest.raises(ValueError, match=r"momentum must be in \(0, 1\].*got 1.5"):
             norm(0.1, 0.1, 1.5)
+
+
+@pytest.mark.parametrize("norm", [oad.steady_state_norm, oad.finite_step_norm, oad.sign_steady_state_norm])
+def test_a_momentum_is_above_zero_and_rates_are_not_below(norm: Any) -> None:
+    for momentum in (0, -0.5, 1.01):
+        with pytest.raises(ValueError, match=rf"{norm.__name__}: momentum must be in \(0, 1\].*got {momentum}"):
+            norm(0.1, 0.1, momentum)
+    for name, rates in (("learning_rate", (-0.1, 0.1)), ("weight_decay", (0.1, -0.1))):
+        with pytest.raises(ValueError, match=f"{norm.__name__}: {name} "):
+            norm(*rates)
+
+
+def test_norms_of_one_step_by_hand() -> None:
+    """Without momentum, of a rate of 1/2 and a decay of 1: q = 1/2, so ``||w||^2 = (1/4) ||u||^2 / (3/4)``."""
+    for norm in (oad.finite_step_norm, oad.sign_steady_state_norm):
+        np.testing.assert_allclose(norm(0.5, 1.0), 1 / np.sqrt(3), rtol=1e-6)
+        np.testing.assert_allclose(norm(0.5, 1.0, update_norm=6.0), 6 / np.sqrt(3), rtol=1e-6)
+    np.testing.assert_allclose(oad.steady_state_norm(0.5, 1.0, update_norm=6.0), 3, rtol=1e-6)
+    np.testing.assert_allclose(oad.steady_state_norm(0.5, 1.0, 0.5), 0.5 * np.sqrt(3), rtol=1e-6)
+    # Of momentum 1/2, kept is 1/4 and the factor (5/4) / (3/4).
+    np.testing.assert_allclose(oad.finite_step_norm(0.5, 1.0, 0.5), np.sqrt(5 / 9), rtol=1e-6)
+    np.testing.assert_allclose(oad.effective_learning_rate(0.5, 0.4), 1, rtol=1e-6)
