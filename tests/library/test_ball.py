@@ -87,3 +87,12 @@ def test_a_stacked_table_is_not_taken_for_a_tied_embedding() -> None:
     assert oad.scion_norms(False)(params) == {"embed": oad.sign_ball(radius=60.0)}
     with pytest.raises(ValueError, match=r"Sign ball of 'embed'.*\(2, 3, 4\)"):
         oad.scion(0.1, norms=oad.scion_norms(False)).init(params)
+
+
+def test_stacks_of_vectors_are_known_by_name_at_any_rank() -> None:
+    params = {"norm": jnp.ones((2, 3, 8)), "b": jnp.ones((4, 8)), "scale": jnp.ones(8)}
+    assert oad.scion_norms(False)(params) == {
+        "norm": oad.bias_ball(axes=MuonDimensionNumbers((), 2)),
+        "b": oad.bias_ball(axes=MuonDimensionNumbers((), 1)),
+        "scale": oad.bias_ball(),
+    }

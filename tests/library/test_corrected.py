@@ -231,3 +231,11 @@ def test_injected_learning_rate_is_corrected_where_the_peak_is_given() -> None:
     injected = optax.inject_hyperparams(oad.adamc, static_args=("decay", "correct", "mask"))
     shares = shrinkage(injected(schedule, weight_decay=0.5, peak=0.1))
     np.testing.assert_allclose(shares["block"]["up"], [0.05, 0.05 * 0.75**2, 0.05 * 0.25], rtol=1e-6)
+
+
+def test_only_the_exact_form_bounds_the_product_of_peak_and_decay() -> None:
+    schedule = optax.linear_schedule(1.0, 0.0, 4)
+    assert [float(oad.corrected(3.0, schedule)(count)) for count in (0, 1, 4)] == [3.0, 2.25, 0.0]
+    assert oad.corrected(3.0, 1.0)(0) == 3.0
+    # By hand, of a peak and a decay of 1: c = 1, and at a rate of 0.6 the coefficient (1 - 0.8) / 0.6.
+    np.testing.assert_allclose(oad.corrected(1.0, 0.6, exact=True, peak=1.0)(0), 1 / 3, rtol=1e-6)

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import optax_alphadecay as oad
 from optax_alphadecay import distribution
@@ -207,3 +208,61 @@ def test_devices_by_vmap_orthogonalise_their_shares() -> None:
     found = jax.vmap(on_device, axis_name="x")(jnp.arange(4))
     np.testing.assert_array_equal(found, np.tile(np.asarray(stack) + 100, (4, 1, 1, 1)))
     assert lengths == [2]
+
+
+def test_inside_shard_map_the_axes_that_weights_do_not_vary_over_share_them() -> None:
+    """22 modules on eight devices; of weights that differ along x, 11 on each four."""
+    lengths: list[tuple[int, int]] = []
+
+    def measure_share(stacks: list[tuple[jax.Array, ...]]) -> list[jax.Array]:
+        lengths.append((0, len(stacks[0][0])))
+        return [stacks[0][0][:, 0, 0]]
+
+    def orthogonalize(matrices: jax.Array) -> jax.Array:
+        lengths.append((1, len(matrices)))
+        return matrices
+
+    def inside(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mesh = jax.sharding.get_abstract_mesh()
+        scores = distribution.measure_sharded(measure_share, [([stack],)], mesh)
+        return scores[0], orthogonalize_leaves(orthogonalize, [stack], [view(stack.shape, 1, 2)], None)[0]
+
+    stack = jax.ShapeDtypeStruct((22, 2, 3), jnp.float32)
+    for spec in (PartitionSpec(), PartitionSpec("x")):
+        lengths.clear()
+        mapped = jax.shard_map(inside, mesh=EIGHT, in_specs=spec, out_specs=spec)
+        scores, leaf = jax.eval_shape(mapped, stack)
+        assert (scores.shape, leaf.shape) == ((22,), (22, 2, 3))
+        assert lengths == [(0, 3), (1, 3)]
+
+
+def test_explicit_axes_are_automatic_inside_and_results_replicated() -> None:
+    mesh = AbstractMesh((2, 4), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+
+    def gram(rows: jax.Array) -> jax.Array:
+        return rows @ rows.T
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        rows = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("x", "y")))
+        with pytest.raises(Exception, match="ambiguous"):
+            jax.eval_shape(gram, rows)
+        found = jax.make_jaxpr(distribution.with_auto_axes(gram, mesh))(rows)
+    assert found.out_avals[0].sharding.spec == PartitionSpec(None, None)
+    assert distribution.with_auto_axes(gram, None) is gram and distribution.with_auto_axes(gram, EIGHT) is gram
+
+
+def test_leaves_on_explicit_axes_keep_their_sharding() -> None:
+    mesh = AbstractMesh((2, 4), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    lengths = []
+
+    def orthogonalize(matrices: jax.Array) -> jax.Array:
+        lengths.append(len(matrices))
+        return matrices
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        spec = PartitionSpec("x", None, "y")
+        leaf = jax.ShapeDtypeStruct((18, 2, 4), jnp.float32, sharding=NamedSharding(mesh, spec))
+        seen = view(leaf.shape, 1, 2)
+        found = jax.make_jaxpr(lambda leaf: orthogonalize_leaves(orthogonalize, [leaf], [seen], None))(leaf)
+    assert found.out_avals[0].sharding.spec == spec
+    assert lengths == [3]

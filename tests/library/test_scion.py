@@ -17,6 +17,7 @@ from optax.contrib import MuonDimensionNumbers
 
 import optax_alphadecay as oad
 from optax_alphadecay.norms.constructors import balls_of
+from optax_alphadecay.norms.orthogonalize import METHODS
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "scion"
 RECORDED: dict[str, Any] = json.loads((DATA / "recorded.json").read_text())
@@ -167,3 +168,13 @@ def test_which_leaves_scionc_corrects(correct: bool | None) -> None:
     plain, corrected = -0.125 * 0.5 * 2, -0.125 * 0.25 * 2
     np.testing.assert_array_equal(updates["up"], plain if correct is False else corrected)
     np.testing.assert_array_equal(updates["bias"], corrected if correct else plain)
+
+
+@pytest.mark.parametrize("method", ["newton_schulz", "polar_express"])
+def test_iterations_are_in_the_dtype_asked_for(method: str) -> None:
+    gradient = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16)), jnp.float32)
+    for dtype in ("bfloat16", "float32"):
+        optimizer = oad.scale_by_scion(1.0, oad.spectral_norm_ball(), method, dtype)
+        found, _ = optimizer.update(gradient, optimizer.init(gradient))
+        expected = 2 * METHODS[method](gradient[None].astype(dtype))[0].astype(jnp.float32)
+        np.testing.assert_array_equal(found, expected)
