@@ -208,7 +208,7 @@ def test_repeated_eigenvalues_come_as_often_as_the_probes_weigh_them(
     expected = np.array(eigenvalues)[np.searchsorted(ends[:2], (np.arange(24) + 0.5) / 24, side="right")]
     matrix = jnp.diag(jnp.sqrt(jnp.repeat(jnp.array(eigenvalues), np.array(repeats))))
     found = compiled(matrix, probes=probes, steps=steps)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=9.1 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=9.1 * 2.0**-23)
     assert (found > 0).all()
 
 

@@ -1,6 +1,7 @@
 """Leaves seen as matrices: which axes go where, and back."""
 # SPDX-License-Identifier: Apache-2.0
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,12 +30,12 @@ def test_axes_named_twice_and_no_outputs_are_refused(shape: tuple[int, ...], inp
 
 def test_a_scalar_is_a_matrix_of_one_entry() -> None:
     seen = view((), (), ())
-    assert seen.as_matrices(np.array(3.0)).tolist() == [[[3.0]]]
-    assert seen.as_leaf(np.array([[[3.0]]])).shape == ()
+    assert seen.as_matrices(jnp.array(3.0)).tolist() == [[[3.0]]]
+    assert seen.as_leaf(jnp.array([[[3.0]]])).shape == ()
 
 
 def test_axes_are_taken_in_the_order_given() -> None:
-    leaf = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    leaf = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     seen = view(leaf.shape, (3, 0), 2)
     assert seen.stacked == (1,) and seen.size(seen.inputs) == 10
     matrices = seen.as_matrices(leaf)
