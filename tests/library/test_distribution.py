@@ -267,3 +267,21 @@ def test_leaves_on_explicit_axes_keep_their_sharding() -> None:
         found = jax.make_jaxpr(lambda leaf: orthogonalize_leaves(orthogonalize, [leaf], [seen], None))(leaf)
     assert found.out_avals[0].sharding.spec == spec
     assert lengths == [3]
+
+
+def test_a_mesh_asked_for_has_automatic_axes() -> None:
+    """Of one device in two places, which is enough to be asked for."""
+    devices = np.array(jax.devices()[:1] * 2).reshape(1, 2)
+    explicit = jax.sharding.Mesh(devices, ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    found = mesh_of(explicit, [jnp.ones(3)])
+    assert found is not None and found.axis_names == ("x", "y") and found.size == 2
+    assert found.axis_types == (AxisType.Auto,) * 2
+    with jax.sharding.use_abstract_mesh(FOUR):
+        assert mesh_of(explicit, [jnp.ones(3)]) == FOUR
+
+
+def test_a_mesh_is_named_if_it_is_none() -> None:
+    distribution.check_mesh("adamw", None)
+    distribution.check_mesh("adamw", one_device("x"))
+    with pytest.raises(ValueError, match=r"adamw: mesh must be a jax.sharding.Mesh.*got 8"):
+        distribution.check_mesh("adamw", 8)
