@@ -79,7 +79,8 @@ def test_a_program_grows_with_the_number_of_separate_matrices_and_not_with_its_s
 
 def test_stacks_of_one_size_are_solved_together_and_returned_in_order() -> None:
     rng = np.random.default_rng(1)
-    stacks = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(2, 8, 5), (1, 5, 9), (3, 4, 4), (1, 6, 5)]]
+    shapes = [(2, 8, 5), (1, 5, 9), (3, 4, 4), (1, 6, 5), (1, 4, 9), (3, 6, 5)]
+    stacks = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
     for stack, values in zip(stacks, eigenvalues_of_stacks(stacks, "tridiagonal"), strict=True):
         np.testing.assert_allclose(values, squared_singular_values(np.asarray(stack)), rtol=1e-5, atol=1e-5)
 
