@@ -51,7 +51,8 @@ def corrected(
         bit; of a schedule, the largest value of its first 2^20 updates.
 
     Returns:
-      A schedule: the coefficient at an update is 0 where its learning rate is 0 (or less).
+      A schedule: the coefficient at an update is 0 where its learning rate is 0 (or less). In the exact form, an update
+      never takes more than the whole weight away, at rates above ``peak`` either.
 
     Raises:
       ValueError: if ``weight_decay`` is negative or a schedule, the peak negative or not finite; if a schedule
@@ -96,8 +97,10 @@ def corrected(
             return weight_decay * share
         shrink = peak * weight_decay
         # (1 - sqrt(1 - x)) / rate, as a quotient that loses no digits where the rate is tiny.
-        root = jnp.sqrt(jnp.maximum(1 - share**2 * shrink * (2 - shrink), 0.0))
-        return weight_decay * share * (2 - shrink) / (1 + root)
+        taken = share**2 * shrink * (2 - shrink)
+        root = jnp.sqrt(jnp.maximum(1 - taken, 0.0))
+        # At rates above the peak it may not take more of a weight away than there is.
+        return weight_decay * share * (2 - shrink) / (1 + root) / jnp.maximum(taken, 1.0)
 
     return coefficient
 

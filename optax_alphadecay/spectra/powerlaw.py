@@ -114,7 +114,7 @@ def has_no_tail(eigenvalues: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Arra
       dtype: that the matrix was stored in.
 
     Returns:
-      bool ``[...]``: whether they spread less than ``2 e``.
+      bool ``[...]``: whether they spread at most ``2 e`` of the largest.
     """
     smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
     return largest - smallest <= 2 * float(jnp.finfo(dtype).eps) * largest

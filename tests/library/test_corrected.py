@@ -233,6 +233,16 @@ def test_injected_learning_rate_is_corrected_where_the_peak_is_given() -> None:
     np.testing.assert_allclose(shares["block"]["up"], [0.05, 0.05 * 0.75**2, 0.05 * 0.25], rtol=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.5, 10.0])
+def test_a_rate_above_the_peak_takes_no_more_than_the_whole_weight(decay: float) -> None:
+    """Beyond `sqrt(c)` the exact form has no real root; up to it, it is the formula."""
+    limit = math.sqrt(0.1 / decay / (2 - 0.1 * decay))
+    for rate in (0.1, 0.9 * limit, 1.1 * limit, 7.0):
+        taken = rate * float(oad.corrected(decay, rate, exact=True, peak=0.1)(0))
+        expected = 1.0 if rate > limit else rate * exact_form(rate, 0.1, decay)
+        assert taken == pytest.approx(expected, rel=1e-5), rate
+
+
 def test_only_the_exact_form_bounds_the_product_of_peak_and_decay() -> None:
     schedule = optax.linear_schedule(1.0, 0.0, 4)
     assert [float(oad.corrected(3.0, schedule)(count)) for count in (0, 1, 4)] == [3.0, 2.25, 0.0]
