@@ -134,7 +134,7 @@ def test_the_mesh_is_that_in_force_or_the_one_asked_for() -> None:
     arrays, seen = [jnp.ones(3)], []
     assert mesh_of(None, arrays) is None
     assert mesh_of(one_device("x"), arrays) is None
-    for mesh, expected in ((FOUR, True), (EIGHT, True), (AbstractMesh((1,), ("x",)), False)):
+    for mesh, expected in ((TWO, True), (FOUR, True), (EIGHT, True), (AbstractMesh((1,), ("x",)), False)):
         with jax.sharding.use_abstract_mesh(mesh):
             assert (mesh_of(None, arrays) is not None) == expected
     explicit = AbstractMesh((4,), ("x",), axis_types=(AxisType.Explicit,))

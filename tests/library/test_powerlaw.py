@@ -135,6 +135,15 @@ def test_density_has_its_peak_at_the_left_edge_of_the_fullest_bin() -> None:
     np.testing.assert_allclose(peaks, [1, 10**1.98, 10, 1], rtol=1e-5)
 
 
+def test_fix_finger_may_cut_at_the_upper_end_of_its_window() -> None:
+    """The fullest bin begins at 1, exactly, so the window ends at 1.5, where a Pareto tail of alpha 3 begins."""
+    tail = 1.5 * np.linspace(1, 0, 40, endpoint=False) ** -0.5
+    spectrum = np.concatenate([np.linspace(1, 1.02, 30), np.linspace(1.03, 1.45, 8), tail])
+    assert float(oad.fix_finger()(jnp.asarray(spectrum, jnp.float32))) == pytest.approx(
+        1 + len(tail) / np.log(tail / 1.5).sum(), rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("fit", [oad.goodness_of_fit(), oad.fix_finger()], ids=["gof", "finger"])
 def test_eigenvalues_that_are_not_positive_change_nothing(fit: oad.Fit) -> None:
     values = spectra(2)
