@@ -137,3 +137,10 @@ def test_what_the_user_says_goes_before_a_ready_rule() -> None:
 )
 def test_the_first_model_that_knows_a_kernel_is_taken(models: tuple[str, ...], numbers: Numbers) -> None:
     assert oad.modules_for(*models)({"moe/query/kernel": shape(64, 64, 64)}) == {"moe/query/kernel": numbers}
+
+
+def test_what_is_beside_a_leaf_is_looked_at_and_not_what_is_above() -> None:
+    """Haiku's bias, though it is a matrix here, and a factor of LoRA have the same name."""
+    square = jnp.ones((64, 64))
+    params = {"block": {"linear": {"w": square, "b": square}, "lora": {"a": square, "b": square}}}
+    assert selected(params, oad.block_matrices()) == ["block/linear/w", "block/lora/a", "block/lora/b"]
