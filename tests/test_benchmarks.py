@@ -4,7 +4,9 @@
 import json
 import pathlib
 import socket
+import types
 
+import coverage
 import matplotlib.image
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from benchmarks import fences, figure, fuzz, report
 from benchmarks.inspection import models, tables
 from benchmarks.inspection.__main__ import all_outputs
 from benchmarks.measure import Row, ratio, take_turns
+from benchmarks.mutants import covering
 from benchmarks.soak.relay import Relay
 
 ROWS = [
@@ -117,3 +120,38 @@ def test_alphas_are_compared_module_by_module() -> None:
     lines = tables.markdown(found | {"alphas": alphas}).splitlines()
     assert "| m | 2 | 5.0e-01 | `b` | 1 |" in lines and "| n | 2 | inf | `b` | 1 |" in lines
     assert any(line.startswith("| m, shuffled too | 2 | 1.00 / 2.50 s |") for line in lines)
+
+
+def test_a_mutant_is_tried_first_on_the_tests_that_run_its_line() -> None:
+    """Then on the rest of their files, the quickest file first. A line that runs at import concerns all of its file."""
+    path, seconds = pathlib.Path("a.py"), {"t/slow.py::one": 9.0, "t/quick.py::two": 1.0, "t/quick.py::three": 2.0}
+    known = covering.Covering(
+        {
+            ("a.py", 3): {"t/slow.py::one", "t/quick.py::three"},
+            ("a.py", 5): {"t/quick.py::two"},
+            ("b.py", 3): {"t/b.py::b"},
+        },
+        seconds,
+    )
+    assert known.of(path, 5, 5) == {"t/quick.py::two"} and known.of(path, 3, 5) == known.of(path, 4, 4) == set(seconds)
+    tests = known.of(path, 3, 3)
+    assert covering.files_of(tests) == ["t/quick.py", "t/slow.py"]
+    items = [types.SimpleNamespace(nodeid=test, path=pathlib.Path(test.partition("::")[0])) for test in seconds]
+    covering.First(tests, seconds).pytest_collection_modifyitems(items)  # type: ignore[arg-type]
+    assert [item.nodeid for item in items] == ["t/quick.py::three", "t/slow.py::one", "t/quick.py::two"]
+
+
+def test_lines_and_times_are_read_as_they_were_written(tmp_path: pathlib.Path) -> None:
+    data = coverage.CoverageData(str(tmp_path / "coverage"))
+    for context, line in (("t.py::one|run", 3), ("t.py::two|setup", 3), ("", 4)):
+        data.set_context(context)
+        data.add_lines({str(tmp_path / "a.py"): [line]})
+    data.write()
+    times = [covering.Times(tmp_path / name) for name in ("quick", "apart")]
+    for time, test in zip(times, ("t.py::one", "t.py::two"), strict=True):
+        for duration in (0.5, 0.25):
+            time.pytest_runtest_logreport(types.SimpleNamespace(nodeid=test, duration=duration))  # type: ignore[arg-type]
+        time.pytest_sessionfinish()
+    found = covering.read(tmp_path / "coverage", [time.file for time in times], tmp_path)
+    assert found.lines == {("a.py", 3): {"t.py::one", "t.py::two"}}
+    assert found.seconds == {"t.py::one": 0.75, "t.py::two": 0.75}

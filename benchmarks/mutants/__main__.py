@@ -1,6 +1,7 @@
 """Breaks the library in small ways and counts what its tests notice: `make mutants`, on a clean work tree."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -8,6 +9,8 @@ import math
 import os
 import pathlib
 import random
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -37,6 +40,16 @@ OPTIONS = [
 QUICK = [PACKAGE.name, "tests/library", "-m", "not slow"]
 APART = "tests/library/test_sharding.py"
 """Tests on eight devices: slow, and in processes of their own, where coverage is not measured."""
+COLLECTING = 600
+"""Seconds for what comes before the first test; then each has an alarm of its own."""
+OUTCOMES = {
+    int(pytest.ExitCode.OK): TestOutcome.SURVIVED,
+    int(pytest.ExitCode.TESTS_FAILED): TestOutcome.KILLED,
+    int(pytest.ExitCode.INTERRUPTED): TestOutcome.KILLED,  # a file of tests cannot import the library
+    int(pytest.ExitCode.USAGE_ERROR): TestOutcome.KILLED,  # tests/conftest.py cannot
+    -signal.SIGALRM: TestOutcome.KILLED,
+}
+"""By exit code; all other ends of a process say nothing of the mutant, and do not count as caught."""
 ON_MESHES = {f"{PACKAGE.name}/{name}.py" for name in ("distribution", "measurement", "norms/spread_stacks", "scion")}
 """The files that these tests are about."""
 
@@ -55,11 +68,11 @@ class Options:
     """After which no further one is begun: what was tried is a sample, too."""
 
 
-def pass_tests(log: pathlib.Path, plugins: Sequence[object], *options: str) -> bool:
-    """Runs the tests in a process forked from this one, and says whether all pass.
+def run_tests(log: pathlib.Path, plugins: Sequence[object], *options: str) -> int:
+    """Runs pytest in a process forked from this one, and returns its exit code: minus a signal, if one ended it.
 
     Args:
-        log: What they print.
+        log: What it prints.
         plugins: Of pytest.
         options: More options of pytest, and where the tests are.
     """
@@ -67,10 +80,12 @@ def pass_tests(log: pathlib.Path, plugins: Sequence[object], *options: str) -> b
     if child == 0:
         code = 70
         try:
+            os.setsid()
             with log.open("w") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
+            signal.alarm(COLLECTING)
             code = int(pytest.main([*OPTIONS, *options], plugins))
         except BaseException:
             traceback.print_exc()
@@ -79,20 +94,27 @@ def pass_tests(log: pathlib.Path, plugins: Sequence[object], *options: str) -> b
             sys.stderr.flush()
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
-        raise ValueError(f"No test was run: see {log}.")
-    return code == 0
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what it started, if an alarm ended it
+    return os.waitstatus_to_exitcode(status)
 
 
 def cover(log: pathlib.Path) -> Covering:
-    """Runs the tests without a mutant. Raises a ValueError if they fail: they would tell nothing."""
-    seconds, data = log.with_suffix(".seconds"), log.with_suffix(".coverage")
+    """Runs the tests without a mutant, twice, the second time in the order in which mutants are tried.
+
+    Raises:
+        ValueError: If they fail: they would tell nothing; or if files differ from the commit.
+    """
+    if changed := subprocess.check_output(["git", "status", "--porcelain", PACKAGE.name, "tests"], text=True):
+        raise ValueError(f"Commit these first, or put them back; they may hold a mutant: {changed.strip()}")
+    data, seconds, apart = (log.with_suffix(end) for end in (".coverage", ".seconds", ".apart"))
     os.environ["COVERAGE_FILE"] = str(data)
     measured = (f"--cov={PACKAGE.name}", "--cov-context=test", "--cov-report=")
-    if not pass_tests(log, [Times(seconds)], *QUICK, *measured) or not pass_tests(log, [], APART):
+    failed = run_tests(log, [Times(seconds)], *QUICK, *measured) or run_tests(log, [Times(apart)], APART)
+    covering = read(data, [seconds, apart], ROOT) if not failed else None
+    if covering is None or run_tests(log, [First(frozenset(covering.seconds), covering.seconds)], *QUICK):
         raise ValueError(f"The tests fail without a mutant: see {log}.")
-    return read(data, seconds, ROOT)
+    return covering
 
 
 def outcome_of(mutation: MutationSpec, log: pathlib.Path, covering: Covering) -> WorkResult:
@@ -103,12 +125,15 @@ def outcome_of(mutation: MutationSpec, log: pathlib.Path, covering: Covering) ->
     with mutating.use_mutation(path, operator, mutation.occurrence) as (before, after):
         if after is None:
             raise ValueError(f"{mutation} cannot be made: write the database anew.")
-        survived = pass_tests(log, [First(tests, covering.seconds)], *files_of(tests), *QUICK[-2:])
-        if str(path) in ON_MESHES:
-            survived = survived and pass_tests(log, [], APART)
+        plugin = First(tests, covering.seconds)
+        # The last file has no tests: with it tests/conftest.py is read, where doctests are all there is.
+        code = run_tests(log, [plugin], *files_of(tests), "tests/library/__init__.py", *QUICK[-2:])
+        if code == 0 and str(path) in ON_MESHES:
+            code = run_tests(log, [plugin], APART)
         diff = "".join(mutating._make_diff(before, after, path))
-    outcome = TestOutcome.SURVIVED if survived else TestOutcome.KILLED
-    return WorkResult(WorkerOutcome.NORMAL, log.read_text(errors="replace")[-2000:], outcome, diff)
+    outcome = OUTCOMES.get(code, TestOutcome.INCOMPETENT)
+    said = f"exit code {code}\n{log.read_text(errors='replace')[-2000:]}"
+    return WorkResult(WorkerOutcome.NORMAL, said, outcome, diff)
 
 
 @ends_in_a_line
@@ -152,7 +177,8 @@ def try_mutants(options: Options, work: WorkDB, log: pathlib.Path) -> tuple[int,
     Returns:
         How many mutants there are, and what came of those that were tried.
     """
-    until, tried, covering = time.monotonic() + 60 * options.minutes, list[WorkResult](), cover(log)
+    covering = cover(log)
+    until, tried = time.monotonic() + 60 * options.minutes, list[WorkResult]()
     mutations, results = {item.job_id: item.mutations[0] for item in work.work_items}, dict(work.results)
     filtered = {job for job, result in results.items() if result.worker_outcome == WorkerOutcome.SKIPPED}
     jobs = sorted(mutations.keys() - filtered, key=lambda job: _key(mutations[job]))
@@ -177,9 +203,10 @@ def report(options: Options, possible: int, results: Sequence[WorkResult]) -> No
     """Prints the mutants that survive, and the share that was noticed with its exact interval, of 95 %."""
     from benchmarks.report import conditions  # counts devices, which a process that forks must not
 
-    survived = [result.diff for result in results if result.test_outcome == TestOutcome.SURVIVED]
-    print(*survived, sep="\n")
-    caught = len(results) - len(survived)
+    if not results:
+        raise ValueError("No mutant was tried: give more --minutes or a larger --sample.")
+    print(*(result.diff for result in results if result.test_outcome != TestOutcome.KILLED), sep="\n")
+    caught = sum(result.test_outcome == TestOutcome.KILLED for result in results)
     interval = scipy.stats.binomtest(caught, len(results)).proportion_ci(method="exact")
     where = conditions(sys.argv[1:], module="benchmarks.mutants")
     counts = {"mutants": possible, "tried": len(results), "caught": caught, "interval": [interval.low, interval.high]}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pathlib
 import signal
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 import coverage
 import pytest
@@ -66,7 +66,7 @@ class First:
         for item in items:
             of_file[item.path] += self.seconds.get(item.nodeid, 0.0) * (item.nodeid in self.tests)
 
-        def place(item: pytest.Item) -> tuple[bool, float, str, float]:
+        def key(item: pytest.Item) -> tuple[bool, float, str, float]:
             return (
                 item.nodeid not in self.tests,
                 of_file[item.path],
@@ -74,7 +74,7 @@ class First:
                 self.seconds.get(item.nodeid, 0.0),
             )
 
-        items.sort(key=place)
+        items.sort(key=key)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Sets the alarm: its signal, which Python does not handle, ends a loop in compiled code too."""
@@ -82,7 +82,7 @@ class First:
         signal.alarm(60 + int(5 * self.seconds.get(nodeid, 0.0)))
 
 
-def read(covered: pathlib.Path, seconds: pathlib.Path, root: pathlib.Path) -> Covering:
+def read(covered: pathlib.Path, seconds: Sequence[pathlib.Path], root: pathlib.Path) -> Covering:
     """Reads what a run of all tests has written.
 
     Args:
@@ -98,4 +98,4 @@ def read(covered: pathlib.Path, seconds: pathlib.Path, root: pathlib.Path) -> Co
         for line, contexts in data.contexts_by_lineno(measured).items():
             if tests := frozenset(context.rpartition("|")[0] for context in contexts if context):
                 lines[path, line] = tests
-    return Covering(lines, json.loads(seconds.read_text()))
+    return Covering(lines, {test: time for file in seconds for test, time in json.loads(file.read_text()).items()})

@@ -57,8 +57,8 @@ OBJECTIONS = "Appendix: objections and answers"
 """Sections of `notes.md` beside those of the questions and the first page."""
 _ABOUT = (
     "Written by `python -m experiments.report` from the files SCALE.jsonl and notes.md beside it; the same files give "
-    "the same bytes. Do not edit. The text of the small scales is addresses of US presidents to Congress, in a "
-    "vocabulary of 1,024 pieces: their perplexities say nothing about C4's."
+    "the same bytes. Do not edit. The text of the small scales is addresses of US presidents to Congress or, where a "
+    "question says so, books, in a vocabulary of 1,024 pieces: their perplexities say nothing about C4's."
 )
 _FIRST = (
     "Made before the questions, at a learning rate of 6e-3, which is too high for Adam at this scale, and with "

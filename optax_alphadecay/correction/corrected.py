@@ -51,8 +51,8 @@ def corrected(
         bit; of a schedule, the largest value of its first 2^20 updates.
 
     Returns:
-      A schedule: the coefficient at an update is 0 where its learning rate is 0 (or less). In the exact form, an update
-      never takes more than the whole weight away, at rates above ``peak`` either.
+      A schedule: the coefficient at an update is 0 where its learning rate is 0 (or less). In the exact form, it
+      times the learning rate is at most 1, up to rounding, at rates above ``peak`` too.
 
     Raises:
       ValueError: if ``weight_decay`` is negative or a schedule, the peak negative or not finite; if a schedule

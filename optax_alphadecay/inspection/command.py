@@ -116,8 +116,9 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--where", action="append", default=[], metavar="CONDITION", help="only those, as 'alpha > 3'")
     show.add_argument("--top", type=int, metavar="N", help="only the first N")
     show.add_argument("--left-out", action="store_true", help="list what was left out, and why")
-    for kind, what in (("json", "records"), ("csv", "records"), ("html", "report, a page that needs no network")):
-        show.add_argument(f"--{kind}", type=pathlib.Path, metavar="FILE", help=f"write the {what}; of all modules")
+    records = "records of all modules"
+    for kind, what in (("json", records), ("csv", records), ("html", "report, a page that needs no network")):
+        show.add_argument(f"--{kind}", type=pathlib.Path, metavar="FILE", help=f"write the {what}")
 
 
 def _pattern(text: str) -> str:
@@ -186,8 +187,11 @@ def _run(options: argparse.Namespace) -> None:
             table.print_left_out(console, inspection)
     for path in written:
         console.print(f"Wrote {path}, with all modules.", markup=False, soft_wrap=True)
-    if not found:
-        raise CheckpointError("; ".join(f"{each.source}: {' '.join(sentences(each))}" for each in inspections))
+    empty = [f"{each.source}: {' '.join(sentences(each))}" for each in inspections if not len(each)]
+    if empty and found:
+        console.print(*empty, sep="\n", markup=False, soft_wrap=True)
+    elif empty:
+        raise CheckpointError(" ".join(empty))
 
 
 def _show(console: Any, inspections: Sequence[Inspection], view: table.View) -> None:

@@ -141,13 +141,14 @@ def print_comparison(console: Any, inspections: Sequence[Inspection], view: View
 def print_left_out(console: Any, inspection: Inspection) -> None:
     """Print what was left out of one checkpoint, and why."""
     lines = [[tensor.name, cell(tensor.shape), tensor.dtype, tensor.reason] for tensor in inspection.left_out]
-    _print(console, ["left out", "shape", "dtype", "because"], lines, of=len(lines))
+    _print(console, ["left out", "shape", "dtype", "because"], lines)
 
 
-def _print(console: Any, headings: Sequence[str], lines: Sequence[Sequence[str]], *, of: int) -> None:
-    """Print a table; if the view leaves none of so many lines, say so instead."""
+def _print(console: Any, headings: Sequence[str], lines: Sequence[Sequence[str]], *, of: int = 0) -> None:
+    """Print a table; if the view leaves none of so many modules, say so instead."""
     if of and not lines:
-        return console.print(f"No module of {of} is shown: --match, --where or --top leave all of them out.")
+        console.print(f"None of {of} modules is shown: --match, --where or --top leave all of them out.")
+        return
     rich_table = require("rich.table", "the table", "'optax-alphadecay[inspect]'")
     rich_text = require("rich.text", "the table", "'optax-alphadecay[inspect]'")
     table = rich_table.Table(box=None, pad_edge=False, header_style="bold")

@@ -74,9 +74,9 @@ def test_table_sorts_and_filters(path: pathlib.Path, capsys: pytest.CaptureFixtu
 
 def test_a_filter_that_leaves_nothing_says_so(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(path, "--where", "alpha > 100", "--no-shuffle") == 0
-    assert capsys.readouterr().out.startswith("No module of 4 is shown: --match, --where or --top")
+    assert capsys.readouterr().out.startswith("None of 4 modules is shown: --match, --where or --top")
     assert run(path, path, "--match", "nothing", "--no-shuffle") == 0
-    assert capsys.readouterr().out.startswith("No module of 4 is shown")
+    assert capsys.readouterr().out.startswith("None of 4 modules is shown")
 
 
 def test_a_checkpoint_without_modules_is_an_error(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +88,14 @@ def test_a_checkpoint_without_modules_is_an_error(tmp_path: pathlib.Path, capsys
     assert f"{tmp_path / 'm.npz'}: No module was found. 2 tensors were left out:" in shown.err
     assert "1 ('bias' names a bias)" in shown.err and "--stacked layers" in shown.err
     assert not (tmp_path / "report.html").exists()
+
+
+def test_one_checkpoint_of_several_without_modules_is_told(
+    path: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "m.npz", bias=np.ones(3))
+    assert run(path, tmp_path / "m.npz", "--no-shuffle") == 0
+    assert f"{tmp_path / 'm.npz'}: No module was found. 1 tensor was left out" in capsys.readouterr().out
 
 
 def test_columns_go_by_their_headings_too(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

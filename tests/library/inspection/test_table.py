@@ -46,7 +46,7 @@ def test_a_table_has_its_first_column_on_the_left_and_others_on_the_right() -> N
     ]
     assert printed(table.print_table, inspection(), view) == ["module  alpha  shape  layer  traps  alpha FF"]
     empty = printed(table.print_table, inspection(*MODULES[:1]), table.View(top=0))
-    assert " ".join(empty) == "No module of 1 is shown: --match, --where or --top leave all of them out."
+    assert " ".join(empty) == "None of 1 modules is shown: --match, --where or --top leave all of them out."
 
 
 def test_a_comparison_has_the_change_from_the_first_to_the_last() -> None:
