@@ -179,4 +179,5 @@ def test_iterations_are_in_the_dtype_asked_for(method: str) -> None:
     rounded, exact = found["bfloat16"], found["float32"]
     np.testing.assert_array_equal(rounded, rounded.astype(jnp.bfloat16).astype(np.float32))
     assert (exact != exact.astype(jnp.bfloat16).astype(np.float32)).any()
-    np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
+    # Five polynomials, each of which makes small singular values larger, and the rounding of 2 ** -8 with them.
+    np.testing.assert_allclose(rounded, exact, atol=0.1 * np.abs(exact).max())
