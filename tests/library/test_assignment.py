@@ -223,3 +223,8 @@ def test_by_weights_needs_a_mean_and_sizes() -> None:
 def test_proportional_marks_what_is_beyond_its_fence() -> None:
     scores = jnp.array([1.0, -2.0, 2.0, 501.0, 3.0, jnp.nan])
     assert oad.proportional().fenced(scores).tolist() == [False, False, False, True, False, False]  # type: ignore[attr-defined]
+
+
+def test_equal_scores_are_shared_without_a_nan_on_the_way() -> None:
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(oad.linear()(jnp.full(3, 2.0)), 1)

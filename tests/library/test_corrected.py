@@ -249,3 +249,11 @@ def test_only_the_exact_form_bounds_the_product_of_peak_and_decay() -> None:
     assert oad.corrected(3.0, 1.0)(0) == 3.0
     # By hand, of a peak and a decay of 1: c = 1, and at a rate of 0.6 the coefficient (1 - 0.8) / 0.6.
     np.testing.assert_allclose(oad.corrected(1.0, 0.6, exact=True, peak=1.0)(0), 1 / 3, rtol=1e-6)
+
+
+def test_a_schedule_may_reach_its_peak_just_before_the_last_update_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optax_alphadecay.correction.corrected._SEARCHED", 10)
+    coefficient = oad.corrected(0.5, lambda count: jnp.where(count < 9, 1.0 + count, 0.0))
+    assert float(coefficient(8)) == 0.5 and float(coefficient(0)) == pytest.approx(0.5 / 9)
+    with pytest.raises(ValueError, match="still rises after 10 updates"):
+        oad.corrected(0.5, lambda count: 1.0 + count)

@@ -190,3 +190,9 @@ def test_a_default_may_be_left_out_or_written_out(name: str) -> None:
         )
     if isinstance(left_out, str | dict | jax.Array):
         jax.tree.map(np.testing.assert_array_equal, left_out, written_out)
+
+
+def test_what_follows_the_params_of_module_norms_is_named() -> None:
+    """A learning rate and a momentum are easily taken for each other."""
+    kinds = [each.kind for each in inspect.signature(oad.module_norms).parameters.values()]
+    assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 4 + [inspect.Parameter.KEYWORD_ONLY] * (len(kinds) - 4)

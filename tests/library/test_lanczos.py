@@ -12,7 +12,7 @@ import scipy.stats
 
 import optax_alphadecay as oad
 from benchmarks.stochastic import count_operations
-from optax_alphadecay.spectra.lanczos import _rule, _tridiagonalise, quadrature, stochastic
+from optax_alphadecay.spectra.lanczos import _interleave, _rule, _tridiagonalise, quadrature, stochastic
 
 TRAINED = pathlib.Path(__file__).parents[1] / "data/trajectory/adamw_alphadecay_0.6666_3_final_weights.npz"
 DEFAULT = stochastic()
@@ -233,3 +233,8 @@ def test_one_probe_and_one_step_are_enough_to_ask_for() -> None:
     start = np.asarray(jax.random.normal(jax.random.key(0), (1, 3)), np.float64)[0] ** 2
     found = compiled(jnp.diag(jnp.array([1.0, 2.0, 3.0])), probes=1, steps=1)
     np.testing.assert_allclose(found[-1], start @ [1, 4, 9] / start.sum(), rtol=1e-5)
+
+
+def test_levels_and_the_steps_between_them_alternate() -> None:
+    found = _interleave(jnp.array([[1, 3, 5], [10, 30, 50]]), jnp.array([[2, 4], [20, 40]]))
+    np.testing.assert_array_equal(found, [[1, 2, 3, 4, 5], [10, 20, 30, 40, 50]])
