@@ -253,7 +253,8 @@ def test_only_the_exact_form_bounds_the_product_of_peak_and_decay() -> None:
 
 def test_a_schedule_may_reach_its_peak_just_before_the_last_update_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optax_alphadecay.correction.corrected._SEARCHED", 10)
-    coefficient = oad.corrected(0.5, lambda count: jnp.where(count < 9, 1.0 + count, 0.0))
+    rates = jnp.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+    coefficient = oad.corrected(0.5, lambda count: rates[jnp.asarray(count)])
     assert float(coefficient(8)) == 0.5 and float(coefficient(0)) == pytest.approx(0.5 / 9)
     with pytest.raises(ValueError, match="still rises after 10 updates"):
         oad.corrected(0.5, lambda count: 1.0 + count)
