@@ -70,7 +70,7 @@ package: $(INSTALLED) $(TOOLS)/.installed  ## Build what PyPI gets into dist, an
 bench: $(INSTALLED)  ## Measure the library against its budgets
 	$(RUN) benchmarks.run $(ARGS)
 
-mutants: $(INSTALLED)  ## Break the library in 200 small ways, and count what the tests notice (an hour; on a clean work tree)
+mutants: $(INSTALLED)  ## Break the library in 200 small ways, and count what the tests notice (half an hour; on a clean work tree)
 	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt cosmic-ray==8.7.0
 	$(RUN) cosmic_ray.cli init pyproject.toml mutants.sqlite
 	$(RUN) cosmic_ray.tools.filters.operators_filter mutants.sqlite pyproject.toml

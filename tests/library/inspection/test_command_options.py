@@ -96,7 +96,7 @@ def test_one_checkpoint_with_modules_is_enough(
     empty = Inspection("e", (), (), 0.1)
     monkeypatch.setattr(command, "inspect", lambda path, **options: ONE if path == "m" else empty)
     assert command.main(["e", "m"]) == 0 and command.main(["e", "e"]) == 1
-    assert capsys.readouterr().err == "optax-alphadecay: e: No module was found.; e: No module was found.\n"
+    assert capsys.readouterr().err == "optax-alphadecay: e: No module was found. e: No module was found.\n"
 
 
 def test_long_names_stay_on_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
