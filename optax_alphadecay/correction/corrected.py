@@ -89,6 +89,10 @@ def corrected(
         return lambda count: weight_decay
 
     divisor = 1.0 if largest == 0 else peak  # all rates are 0 then
+    if largest is None:
+        divisor = jnp.where(jnp.asarray(peak) == 0, 1.0, peak)
+    if exact and (largest is None or decay is None):  # traced: a product above 1, which cannot be refused, counts as 1
+        weight_decay = jnp.minimum(weight_decay, 1 / divisor)
 
     def coefficient(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
         rate = learning_rate(count) if callable(learning_rate) else learning_rate

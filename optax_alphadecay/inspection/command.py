@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import pathlib
 import re
 import sys
@@ -72,9 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure the spectra of the weight matrices of a checkpoint, or compare several checkpoints.",
         allow_abbrev=False,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help=f"{_PATHS}; several are compared, in order of their names"
+    )
     choose = parser.add_argument_group("which tensors are modules")
-    choose.add_argument("--all", action="store_true", help="embeddings, output heads and all other matrices too")
+    choose.add_argument(
+        "--all", action="store_true", help="embeddings, output heads and all other matrices of any size too"
+    )
     choose.add_argument(
         "--exclude", action="append", default=[], type=_pattern, metavar="REGEX", help="leave out names"
     )
@@ -96,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     choose.add_argument("--min-eigenvalues", type=int, default=50, metavar="N", help="leave out smaller ones (50)")
     measure = parser.add_argument_group("what is measured")
-    measure.add_argument("--weight-decay", type=float, default=0.1, metavar="RATE", help="base rate (0.1)")
+    measure.add_argument("--weight-decay", type=_rate, default=0.1, metavar="RATE", help="base rate (0.1)")
     measure.add_argument("--no-shuffle", action="store_true", help="no correlation traps: half the time")
     measure.add_argument("--seed", type=int, default=0, help="of the shuffling (0)")
     measure.add_argument("--resume", type=pathlib.Path, metavar="FILE", help="keep what is measured, and go on from it")
@@ -109,16 +114,29 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--columns",
         default=table.DEFAULT_COLUMNS,
-        help="any of " + ", ".join(COLUMNS) + "; or as they are headed in the table",
+        help="of one checkpoint's table: any of " + ", ".join(COLUMNS) + "; or as they are headed in the table",
     )
     show.add_argument("--sort", default="", metavar="COLUMN", help="--sort=-alpha sorts from the largest")
     show.add_argument("--match", default="", type=_pattern, metavar="REGEX", help="only modules with such a name")
     show.add_argument("--where", action="append", default=[], metavar="CONDITION", help="only those, as 'alpha > 3'")
-    show.add_argument("--top", type=int, metavar="N", help="only the first N")
+    show.add_argument("--top", type=_count, metavar="N", help="only the first N")
     show.add_argument("--left-out", action="store_true", help="list what was left out, and why")
     records = "records of all modules"
     for kind, what in (("json", records), ("csv", records), ("html", "report, a page that needs no network")):
         show.add_argument(f"--{kind}", type=pathlib.Path, metavar="FILE", help=f"write the {what}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of modules: give 0 or more")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (rate := float(text)) < math.inf:
+            return rate
+    raise argparse.ArgumentTypeError(f"{text!r} is no rate of decay: give a number of at least 0")
 
 
 def _pattern(text: str) -> str:
@@ -160,6 +178,7 @@ def _view(options: argparse.Namespace) -> table.View:
 
 def _run(options: argparse.Namespace) -> None:
     view = _view(options)
+    _check_files(options)
     rich_console = require("rich.console", "this command", "'optax-alphadecay[inspect]'")
     rule = _rule(options)
     paths = sorted(options.paths, key=natural_key)
@@ -192,6 +211,19 @@ def _run(options: argparse.Namespace) -> None:
         console.print(*empty, sep="\n", markup=False, soft_wrap=True)
     elif empty:
         raise CheckpointError(" ".join(empty))
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Raise a CheckpointError if a file that will be written is one that is read, or another, or has no folder."""
+    taken = {pathlib.Path(path).resolve(): "the checkpoint" for path in options.paths}
+    for kind in ("resume", "json", "csv", "html"):
+        if (path := getattr(options, kind)) is None:
+            continue
+        if not path.parent.is_dir():
+            raise CheckpointError(f"--{kind} {path}: there is no folder {path.parent}; make it, or name another")
+        if other := taken.get(path.resolve()):
+            raise CheckpointError(f"--{kind} {path} would overwrite {other}; name another file")
+        taken[path.resolve()] = f"--{kind}'s file"
 
 
 def _show(console: Any, inspections: Sequence[Inspection], view: table.View) -> None:

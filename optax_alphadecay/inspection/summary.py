@@ -25,7 +25,7 @@ def sentences(inspection: Inspection) -> list[str]:
     """
     modules = inspection.modules
     if not modules:
-        return ["No module was found.", *_left_out(inspection), *_axes(inspection)]
+        return ["No module was found.", *_left_out(inspection), *_smaller(inspection), *_axes(inspection)]
     told = (*_alphas(modules), *_random(modules), *_traps(modules), *_decays(inspection))
     return [*told, *_left_out(inspection), *_axes(inspection)]
 
@@ -102,8 +102,14 @@ def _left_out(inspection: Inspection) -> list[str]:
     return said
 
 
+def _smaller(inspection: Inspection) -> list[str]:
+    if not any("fewer than min_eigenvalues" in left.reason for left in inspection.left_out):
+        return []
+    return ["To measure smaller matrices: --min-eigenvalues 8 (in Python min_eigenvalues= of block_matrices)."]
+
+
 def _axes(inspection: Inspection) -> list[str]:
-    if not any("axes" in left.reason for left in inspection.left_out):
+    if not any("axes" in left.reason and "fewer than" not in left.reason for left in inspection.left_out):
         return []
     return [
         "To measure tensors whose axes are not known: --stacked layers, with the name of the part of the model whose"

@@ -33,6 +33,8 @@ _OPERATORS = {
     ">": operator.gt,
     "=": operator.eq,
 }
+_UNKNOWN = "-"
+_NUMBERS = {field.name for field in dataclasses.fields(ModuleRecord) if field.type in (int, float, int | None)}
 _CONDITION = re.compile(r"\s*(\w[\w ]*?)\s*(<=|>=|!=|==?|<|>)\s*(\S.*?)\s*")
 
 
@@ -62,8 +64,9 @@ def rows(modules: Sequence[ModuleRecord], view: View) -> list[ModuleRecord]:
     for condition in view.where:
         if not (parsed := _CONDITION.fullmatch(condition)):
             raise CheckpointError(f"--where {condition!r}: write it as 'alpha > 3', a column, a comparison and a value")
-        column, compare = _column("--where", parsed[1]), _OPERATORS[parsed[2].replace("==", "=")]
-        shown = [module for module in shown if _holds(getattr(module, column), compare, parsed[3])]
+        column, sign = _column("--where", parsed[1]), parsed[2].replace("==", "=")
+        value = _value(condition, column, sign, parsed[3])
+        shown = [module for module in shown if _holds(getattr(module, column), _OPERATORS[sign], value)]
     if view.sort:
         column = _column("--sort", view.sort.removeprefix("-"))
         keyed = [(getattr(module, column), module) for module in shown]
@@ -79,12 +82,28 @@ def check(view: View) -> None:
     _columns(view)
 
 
-def _holds(value: Any, compare: Any, other: str) -> bool:
+def _value(condition: str, column: str, sign: str, text: str) -> float | str:
+    """Read what a column is compared with: a number, or a text without the spaces of a shape."""
+    if column not in _NUMBERS or text == _UNKNOWN:
+        if sign not in ("=", "!="):
+            raise CheckpointError(
+                f"--where {condition!r}: {text if column in _NUMBERS else column} is no number: write = or !="
+            )
+        return text.replace(" ", "")
     try:
-        return bool(compare(float(value), float(other)))
-    except (TypeError, ValueError):
-        # As it is printed, and with or without the spaces of a shape.
-        return bool(compare(*(text.replace(" ", "") for text in (cell(value), other))))
+        return float(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"--where {condition!r}: {column} is a number, and {text!r} is none; for several conditions, give --where"
+            " several times"
+        ) from error
+
+
+def _holds(value: Any, compare: Any, other: float | str) -> bool:
+    """Whether a condition holds; of a number that is not known, ``!=`` alone does."""
+    if isinstance(other, str):
+        return bool(compare(cell(value).replace(" ", ""), other))
+    return bool(compare(math.nan if value is None else value, other))
 
 
 def _columns(view: View) -> list[str]:
@@ -106,7 +125,7 @@ def _heading(column: str) -> str:
 def cell(value: Any) -> str:
     """Write one value: four digits, ``-`` for what is not known."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
+        return _UNKNOWN
     if isinstance(value, tuple):
         return " x ".join(map(str, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -258,3 +258,18 @@ def test_a_schedule_may_reach_its_peak_just_before_the_last_update_looked_at(mon
     assert float(coefficient(8)) == 0.5 and float(coefficient(0)) == pytest.approx(0.5 / 9)
     with pytest.raises(ValueError, match="still rises after 10 updates"):
         oad.corrected(0.5, lambda count: 1.0 + count)
+
+
+def test_a_traced_product_above_one_counts_as_one() -> None:
+    """It cannot be refused; beyond 2 the formula's coefficient would be negative, and weights would grow."""
+
+    @jax.jit
+    def taken(decay: jax.Array, rate: jax.Array, peak: jax.Array) -> jax.Array:
+        return rate * oad.corrected(decay, rate, exact=True, peak=peak)(0)
+
+    for decay in (1000.0, 1500.0, 2500.0, 1e9):
+        assert float(taken(jnp.float32(decay), jnp.float32(1e-3), jnp.float32(1e-3))) == pytest.approx(1, rel=1e-5)
+    assert float(taken(jnp.float32(300), jnp.float32(5e-4), jnp.float32(1e-3))) == pytest.approx(
+        5e-4 * exact_form(5e-4, 1e-3, 300.0), rel=1e-5
+    )
+    assert float(taken(jnp.float32(1), jnp.float32(0), jnp.float32(0))) == 0

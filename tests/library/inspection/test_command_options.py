@@ -7,6 +7,7 @@ import pathlib
 import runpy
 from typing import Any
 
+import numpy as np
 import pytest
 
 import optax_alphadecay as oad
@@ -118,3 +119,41 @@ def test_the_program_ends_with_the_commands_code(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit) as end:
         runpy.run_module("optax_alphadecay.__main__", run_name="__main__")
     assert end.value.code == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--csv", "{model}"], "--csv {model} would overwrite the checkpoint"),
+        (["--json", "{folder}/r", "--html", "{folder}/r"], "--html {folder}/r would overwrite --json's file"),
+        (["--resume", "{folder}/r", "--json", "{folder}/../{name}/r"], "would overwrite --resume's file"),
+        (["--html", "{folder}/no/x.html"], "there is no folder {folder}/no"),
+    ],
+)
+def test_no_file_is_written_over_another(
+    options: list[str], said: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "m.npz", w=np.ones((64, 64)))
+    before = (tmp_path / "m.npz").read_bytes()
+    known = {"model": str(tmp_path / "m.npz"), "folder": str(tmp_path), "name": tmp_path.name}
+    assert command.main([known["model"], "--no-shuffle", *(option.format(**known) for option in options)]) == 1
+    assert said.format(**known) in capsys.readouterr().err
+    assert (tmp_path / "m.npz").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--top", "-1"], ["--top", "x"], *(["--weight-decay", rate] for rate in ("nan", "-1", "1e400", "x"))]
+)
+def test_numbers_out_of_range_are_not_understood(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["m", f"{options[0]}={options[1]}"]) == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_small_matrices_alone_are_told_how_to_be_measured(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "m.npz", w=np.random.default_rng(0).normal(size=(48, 48)), conv=np.ones((3, 3, 4, 8)))
+    assert command.main([str(tmp_path / "m.npz"), "--no-shuffle"]) == 1
+    error = capsys.readouterr().err
+    assert "--min-eigenvalues 8" in error and "--stacked" not in error
+    assert command.main([str(tmp_path / "m.npz"), "--no-shuffle", "--min-eigenvalues", "48"]) == 0

@@ -3,6 +3,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -132,3 +133,25 @@ def test_cells() -> None:
     assert [table.cell(value) for value in (None, math.nan, 1.23456, 12345.6, 7, "x", (4, 5, 6), math.inf)] == [
         "-", "-", "1.235", "1.235e+04", "7", "x", "4 x 5 x 6", "inf"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("alpha > 1,5", "alpha is a number, and '1,5' is none"),
+        ("alpha <> 2", "'> 2' is none"),
+        ("alpha > 2 and traps > 0", "give --where several times"),
+        ("name > a", "name is no number: write = or !="),
+        ("layer < -", "- is no number: write = or !="),
+    ],
+)
+def test_conditions_that_cannot_be_compared_are_mistakes(condition: str, said: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        table.check(table.View(where=(condition,)))
+
+
+def test_what_is_not_known_is_neither_small_nor_large() -> None:
+    """`c` has no layer and no alpha."""
+    for column in ("layer", "alpha"):
+        assert "c" not in names_of(where=(f"{column} < 1e9",)) + names_of(where=(f"{column} >= -1e9",))
+    assert names_of(where=("alpha != -",)) == "ba"
