@@ -15,7 +15,7 @@ import optax_alphadecay as oad
 from optax_alphadecay.inspection import spectra
 from optax_alphadecay.inspection.fits import Fits, fit_all
 from optax_alphadecay.inspection.ratios import linear_ratios
-from optax_alphadecay.inspection.records import layer_and_type, record
+from optax_alphadecay.inspection.records import record
 from optax_alphadecay.inspection.spectra import beyond_edge, measure, measure_product
 
 DATA = pathlib.Path(__file__).parents[2] / "data"
@@ -180,22 +180,6 @@ def test_product_of_factors_without_making_it() -> None:
     exact = np.linalg.svd(0.5 * left @ right, compute_uv=False)[::-1] ** 2
     np.testing.assert_allclose(spectrum.eigenvalues, exact[-6:], rtol=1e-9)
     assert math.isnan(spectrum.stddev) and spectrum.traps == -1
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("encoder/layer/3/attention/self/query/weight", (3, "attention/self/query")),
-        ("model/layers/11/mlp/up_proj/lora", (11, "mlp/up_proj/lora")),
-        ("h_2/attn/kernel", (2, "attn")),
-        ("layers/3/experts/w1/7", (3, "experts/w1")),
-        ("layers/mlp/up/kernel/3", (3, "mlp/up")),
-        ("pooler/dense/weight", (None, "pooler/dense")),
-        ("weight", (None, "weight")),
-    ],
-)
-def test_layer_and_type(name: str, expected: tuple[int | None, str]) -> None:
-    assert layer_and_type(name) == expected
 
 
 def test_ratios_are_those_of_the_assignment() -> None:

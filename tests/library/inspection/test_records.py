@@ -93,6 +93,13 @@ def test_matrices_without_a_name_are_measured() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("encoder/layer/3/attention/self/query/weight", (3, "attention/self/query")),
+        ("model/layers/11/mlp/up_proj/lora", (11, "mlp/up_proj/lora")),
+        ("h_2/attn/kernel", (2, "attn")),
+        ("layers/3/experts/w1/7", (3, "experts/w1")),
+        ("layers/mlp/up/kernel/3", (3, "mlp/up")),
+        ("pooler/dense/weight", (None, "pooler/dense")),
+        ("weight", (None, "weight")),
         ("params/h_12/attn/kernel", (12, "attn")),
         ("decoder/layers2_block7/mlp/w", (7, "mlp")),
         ("params/layers/mlp/up/kernel/3", (3, "mlp/up")),
@@ -105,5 +112,5 @@ def test_matrices_without_a_name_are_measured() -> None:
         ("scale", (None, "scale")),
     ],
 )
-def test_layers_and_types_of_other_names(name: str, expected: tuple[int | None, str]) -> None:
+def test_layer_and_type(name: str, expected: tuple[int | None, str]) -> None:
     assert layer_and_type(name) == expected
