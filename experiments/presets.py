@@ -210,6 +210,8 @@ PRESETS: dict[str, Preset] = {
             data=DataConfig(sequence_length=128, unique_tokens=409_600, eval_tokens=100_000),
             optimizer=AlphaDecay(learning_rate=3e-3, weight_decay=1e-4, refresh_every=50),
             steps=800,
+            # So that activations stay in the cache of a core: a step takes 0.19 seconds, and 0.29 in one piece.
+            accumulate=8,
             eval_every=200,
             checkpoint_every=800,
             workdir=pathlib.Path("runs/small"),
