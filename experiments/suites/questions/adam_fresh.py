@@ -3,7 +3,7 @@
 
 from experiments.suites.questions import Arm, Question
 
-_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
+_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
 _COUPLING = {"coupling": "adam"}
 
 QUESTION = Question(
