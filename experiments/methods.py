@@ -58,6 +58,31 @@ class _Decay(AdamConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class _DecoupledOptions(_Decay):
+    """Options of the coupling adamw."""
+
+    corrected: bool = False
+    """Let the base rate follow the learning rate, except the output layer's, as in AdamC; of the coupling adamw."""
+    cautious: bool = False
+    """Decay only the weights that the step does not take away from zero (arXiv 2510.12402); of the coupling adamw."""
+
+    def __post_init__(self) -> None:
+        """Refuses options that the coupling adam would ignore."""
+        _refuse_ignored(self, "coupling", "adamw", "corrected", "cautious")
+
+
+def _refuse_ignored(config: Any, chooser: str, choice: Any, *names: str) -> None:
+    """Raises if settings that another choice ignores are not at their defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    ignored = [name for name in names if getattr(config, name) != defaults[name]]
+    if getattr(config, chooser) != choice and ignored:
+        raise ValueError(
+            f"optimizer.{ignored[0]}={getattr(config, ignored[0])} is a setting of optimizer.{chooser}={choice}, "
+            f"which is {getattr(config, chooser)}: leave it at {defaults[ignored[0]]}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Uniform(_Decay):
     """One rate for every weight."""
 
@@ -88,7 +113,7 @@ class AdaDecayPerParameter(_Decay):
 
 
 @dataclasses.dataclass(frozen=True)
-class ByType(_Decay):
+class ByType(_DecoupledOptions):
     """A fixed ratio for each type of module: a control for methods that measure."""
 
     method: ClassVar[str] = "by_type"
@@ -113,7 +138,7 @@ class GradientScale(_Decay):
 
 
 @dataclasses.dataclass(frozen=True)
-class AlphaDecay(_Decay):
+class AlphaDecay(_DecoupledOptions):
     """A ratio per module, by its spectrum."""
 
     method: ClassVar[str] = "alphadecay"
@@ -146,34 +171,31 @@ class AlphaDecay(_Decay):
     """Divide the ratios by their mean, so that the modules' decays average the base rate; of the linear assignment."""
     mean_over: Literal["modules", "weights"] = "modules"
     """What that mean is over: modules, or weights, where each module counts by its size; of unit_mean."""
-    corrected: bool = False
-    """Let the base rate follow the learning rate, except the output layer's, as in AdamC; of the coupling adamw."""
 
     def __post_init__(self) -> None:
-        """Refuses settings that the chosen metric or assignment would ignore."""
-        of_choice = {
-            "assign": ("linear", ("scale_range", "reverse", "unit_mean")),
-            "unit_mean": (True, ("mean_over",)),
-            "metric": ("pl_alpha_hill", ("fit",)),
-            "coupling": ("adamw", ("corrected",)),
-        }
-        for chooser, (choice, names) in of_choice.items():
-            ignored = [name for name in names if getattr(self, name) != _DEFAULTS[name]]
-            if getattr(self, chooser) != choice and ignored:
-                raise ValueError(
-                    f"optimizer.{ignored[0]}={getattr(self, ignored[0])} is a setting of optimizer.{chooser}={choice}, "
-                    f"which is {getattr(self, chooser)}: leave it at {_DEFAULTS[ignored[0]]}."
-                )
+        """Refuses settings that the chosen metric, assignment or coupling would ignore."""
+        super().__post_init__()
+        _refuse_ignored(self, "assign", "linear", "scale_range", "reverse", "unit_mean")
+        _refuse_ignored(self, "unit_mean", True, "mean_over")
+        _refuse_ignored(self, "metric", "pl_alpha_hill", "fit")
 
 
-_DEFAULTS: dict[str, Any] = {
-    "scale_range": _RANGE,
-    "reverse": False,
-    "unit_mean": False,
-    "mean_over": "modules",
-    "fit": "median",
-    "corrected": False,
-}
+@dataclasses.dataclass(frozen=True)
+class Llr(_Decay):
+    """Uniform decay, and a learning rate per module by its spectrum (LLR, arXiv 2605.22297)."""
+
+    method: ClassVar[str] = "llr"
+    rate_range: Range = (1.0, 5.0)
+    """Of the module with the heaviest tail, and with the lightest, times the learning rate."""
+    refresh_every: int = 50
+    """Optimizer steps from one reading of the spectra to the next."""
+    ramp: int = 50
+    """Steps over which rates move to what was read."""
+
+    def __post_init__(self) -> None:
+        """Refuses a ramp that is none."""
+        if self.ramp < 1:
+            raise ValueError(f"optimizer.ramp={self.ramp} must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +244,7 @@ Method = (
     | ByType
     | GradientScale
     | AlphaDecay
+    | Llr
     | AdamC
     | Scion
     | ScionC
@@ -229,8 +252,8 @@ Method = (
 METHODS: dict[str, type[Method]] = {
     method.method: method
     for method in (
-        NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, ByType, GradientScale, AlphaDecay, AdamC, Scion,
-        ScionC,
+        NoDecay, Uniform, Awd, AdaDecay, AdaDecayPerParameter, ByType, GradientScale, AlphaDecay, Llr, AdamC,
+        Scion, ScionC,
     )
 }  # fmt: skip
 """Every method by its name, the value of `--optimizer.method`."""

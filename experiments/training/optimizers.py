@@ -18,13 +18,14 @@ from experiments.methods import (
     Awd,
     ByType,
     GradientScale,
+    Llr,
     Method,
     NoDecay,
     Scion,
     ScionC,
     Uniform,
 )
-from experiments.training.decays import candidates, modules
+from experiments.training.decays import candidates, layer_rates, modules
 
 MODULES = modules.MODULES
 """The matrices of the transformer blocks; the leaves under `layers` are stacked over the blocks."""
@@ -74,11 +75,13 @@ def make_optimizer(config: Method, steps: int) -> optax.GradientTransformationEx
     schedule = make_schedule(config, steps)
     if isinstance(config, Scion):
         return optax.chain(clip, make_scion(config, schedule))
-    if isinstance(config, AdamC) or (isinstance(config, AlphaDecay) and config.corrected):
+    if isinstance(config, AdamC) or (isinstance(config, AlphaDecay | ByType) and config.corrected):
         return optax.chain(clip, make_adamc(config, schedule))
     decay = make_decay(config)
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     descend = optax.scale_by_learning_rate(schedule)
+    if isinstance(config, Llr):
+        descend = optax.chain(layer_rates.layer_rates(config.rate_range, config.refresh_every, config.ramp), descend)
     if config.coupling == "adam":
         return optax.chain(clip, decay, adam, descend)
     return optax.chain(clip, oad.with_gradients(optax.chain(adam, decay, descend)))
@@ -106,8 +109,13 @@ def norm_balls(output_radius: float, params: dict[str, Any]) -> dict[str, Any]:
     return {**rule({name: params[name] for name in params if name not in tokens}), **dict.fromkeys(tokens, rms)}
 
 
-def make_adamc(config: AdamC | AlphaDecay, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """Builds AdamC; for AlphaDecay, with a ratio per module that multiplies the corrected rate."""
+def make_adamc(config: AdamC | AlphaDecay | ByType, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Builds AdamC; for the other methods, with a ratio per module that multiplies the corrected rate."""
+    decay: Callable[..., optax.GradientTransformation] | None = None
+    if isinstance(config, AlphaDecay):
+        decay = functools.partial(oad.alphadecay, **_alphadecay(config))
+    elif isinstance(config, ByType):
+        decay = functools.partial(candidates.fixed_ratios, ratios=dict(config.ratios), cautious=config.cautious)
     return oad.adamc(
         schedule,
         config.b1,
@@ -116,7 +124,7 @@ def make_adamc(config: AdamC | AlphaDecay, schedule: optax.Schedule) -> optax.Gr
         weight_decay=config.weight_decay,
         peak=config.learning_rate,
         correct=True if isinstance(config, AdamC) and config.correct_output else None,
-        decay=functools.partial(oad.alphadecay, **_alphadecay(config)) if isinstance(config, AlphaDecay) else None,
+        decay=decay,
     )
 
 
@@ -127,6 +135,7 @@ def _alphadecay(config: AlphaDecay) -> dict[str, Any]:
         "metric": make_metric(config),
         "assign": make_assignment(config),
         "modules": MODULES,
+        "cautious": config.cautious,
     }
 
 
@@ -143,6 +152,7 @@ def make_decay(config: Method) -> optax.GradientTransformation:
     | by_type | eta times a fixed ratio per type of module; elsewhere eta |
     | gradient_scale | eta times a ratio per module, from rms(gradient) / rms(weights), at each refresh; elsewhere eta |
     | alphadecay | eta times a ratio per module, from its spectrum, at each refresh; elsewhere eta |
+    | llr | eta; it is the learning rate that differs between modules |
 
     Corrected rates depend on the learning rate, see `make_adamc` and `make_scion`.
 
@@ -163,11 +173,16 @@ _DECAYS: dict[type[Method], Callable[[Any], optax.GradientTransformation]] = {
         config.weight_decay, refresh_every=config.refresh_every, modules=MODULES
     ),
     AdaDecayPerParameter: lambda config: oad.adadecay(config.weight_decay),
-    ByType: lambda config: decay_by_type(config.weight_decay, dict(config.ratios)),
+    ByType: lambda config: (
+        candidates.fixed_ratios(config.weight_decay, dict(config.ratios), cautious=True)
+        if config.cautious
+        else decay_by_type(config.weight_decay, dict(config.ratios))
+    ),
     GradientScale: lambda config: candidates.gradient_scale(
         config.weight_decay, config.refresh_every, config.alpha_range
     ),
     AlphaDecay: lambda config: oad.alphadecay(config.weight_decay, **_alphadecay(config)),
+    Llr: lambda config: optax.add_decayed_weights(config.weight_decay),
 }
 """How each method's decay of Adam is built. A new method is a dataclass in `methods.py` and a line here."""
 

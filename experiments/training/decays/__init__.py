@@ -1,2 +1,2 @@
-"""Decays that are built here, and how strong a decay really is."""
+"""Decays and learning rates of modules that are built here, and how strong a decay really is."""
 # SPDX-License-Identifier: Apache-2.0

@@ -1,7 +1,7 @@
-"""What could do better than AlphaDecay: decay by the gradient's scale, and alphas free of shape."""
+"""What could do better than AlphaDecay: other ratios, and alphas free of shape."""
 # SPDX-License-Identifier: Apache-2.0
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,9 @@ import optax
 import optax_alphadecay as oad
 from experiments.methods import Solver
 from experiments.training.decays.modules import MODULES, module_leaves
+
+_NEVER = 2**31 - 1
+"""A count of steps that no run reaches."""
 
 
 def gradient_scale(
@@ -58,6 +61,45 @@ def gradient_scale(
         return decayed, (tuple(by_gradient_state), by_alpha_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def fixed_ratios(
+    rate: float | optax.Schedule, ratios: Mapping[str, float], *, mask: Any = None, cautious: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Builds a decay with a fixed ratio for each type of module, which a schedule may drive, and caution.
+
+    Args:
+        rate: The base rate.
+        ratios: By the name of the layer that a kernel of a block belongs to, such as `q_proj`; all else has ratio 1.
+        mask: Which leaves are decayed; None: all of them.
+        cautious: Whether to leave out the weights that the update takes away from zero.
+    """
+
+    def decay(params: optax.Params) -> optax.GradientTransformationExtraArgs:
+        by_module = jnp.array([ratios.get(kind, 1.0) for kind in _kinds(params)], jnp.float32)
+        return oad.alphadecay(
+            rate,
+            refresh_every=_NEVER,
+            metric=oad.frobenius_norm(),
+            assign=lambda scores: by_module,
+            modules=MODULES,
+            mask=mask,
+            cautious=cautious,
+        )
+
+    def init(params: optax.Params) -> Any:
+        return decay(params).init(params)
+
+    def update(updates: optax.Updates, state: Any, params: optax.Params, **extra: Any) -> tuple[optax.Updates, Any]:
+        return decay(params).update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _kinds(params: optax.Params) -> list[str]:
+    """The name of the layer of every module, such as `q_proj`, in the order of the state."""
+    found = module_leaves(params).items()
+    return [name.split("/")[-2] for name, (leaf, choice) in found for _ in range(1 if choice is True else len(leaf))]
 
 
 def _module_sizes(params: optax.Params) -> jax.Array:

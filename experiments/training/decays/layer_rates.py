@@ -1,0 +1,70 @@
+"""A learning rate per module, by its spectrum, in the place of a decay."""
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import optax_alphadecay as oad
+from experiments.training.decays.modules import MODULES, module_leaves
+
+
+class LayerRatesState(NamedTuple):
+    """Learning rates of modules, on their way from what they were at the last reading to what was read."""
+
+    measured: oad.AlphaDecayState
+    """Its ratios are where the rates go."""
+    begun: jax.Array
+    """Rates at the last reading, `[modules]`, float32, in multiples of the learning rate."""
+    rates: jax.Array
+    """Rates now."""
+
+
+def layer_rates(rate_range: Sequence[float], refresh_every: int, ramp: int) -> optax.GradientTransformationExtraArgs:
+    """Builds LLR (arXiv 2605.22297): updates times a rate per module, higher where alpha is higher.
+
+    Args:
+        rate_range: Of the lowest alpha and of the highest.
+        refresh_every: Steps from one reading to the next.
+        ramp: Steps over which a rate moves to what was read, on a straight line; the first ones move from 1.
+
+    Returns:
+        A transformation, for in front of the learning rate.
+    """
+    reading = oad.alphadecay(
+        0.0, refresh_every=refresh_every, assign=oad.linear(*rate_range, fence=None), modules=MODULES
+    )
+
+    def init(params: optax.Params) -> LayerRatesState:
+        measured = reading.init(params)
+        return LayerRatesState(measured, jnp.ones_like(measured.ratios), jnp.ones_like(measured.ratios))
+
+    def update(
+        updates: optax.Updates, state: LayerRatesState, params: optax.Params, **extra: Any
+    ) -> tuple[optax.Updates, LayerRatesState]:
+        _, measured = reading.update(updates, state.measured, params, **extra)
+        # The first update and every one whose number is a multiple of refresh_every read.
+        number = measured.count
+        since = jnp.where(number < refresh_every, number - 1, number % refresh_every)
+        begun = jnp.where(since == 0, state.rates, state.begun)
+        rates = begun + (measured.ratios - begun) * jnp.minimum(1.0, (since + 1) / ramp)
+        return _scaled(updates, rates, params), LayerRatesState(measured, begun, rates)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scaled(updates: optax.Updates, rates: jax.Array, params: optax.Params) -> optax.Updates:
+    """Updates of modules times their rates, `[modules]` in the order of the state."""
+    offset, of_leaf = 0, {}
+    for name, (leaf, choice) in module_leaves(params).items():
+        k = 1 if choice is True else len(leaf)
+        of_leaf[name] = rates[offset : offset + k].reshape((k,) + (1,) * (leaf.ndim - 1)) if k > 1 else rates[offset]
+        offset += k
+
+    def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        return update * of_leaf.get(jax.tree_util.keystr(path, simple=True, separator="/"), 1.0)
+
+    return jax.tree_util.tree_map_with_path(scale, updates)
