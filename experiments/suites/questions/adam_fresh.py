@@ -4,17 +4,17 @@
 from experiments.suites.questions import Arm, Question
 
 _GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
-_COUPLING = {"coupling": "adam"}
+_TUNED = {"coupling": "adam", "learning_rate": 6e-3, "weight_decay": 1e-8}
 
 QUESTION = Question(
     title="Adam, fresh data",
     hypothesis="On fresh text, tuned AlphaDecay has a lower validation loss than tuned Uniform decay.",
     scale="nano-long",
     arms={
-        "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": _GRID["learning_rate"]}),
-        "Uniform": Arm("One rate, tuned.", "uniform", _COUPLING, _GRID),
-        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _COUPLING, _GRID),
-        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _COUPLING, _GRID),
+        "No decay": Arm("Adam alone.", "none", {"learning_rate": 6e-3}, {"learning_rate": _GRID["learning_rate"]}),
+        "Uniform": Arm("One rate, tuned.", "uniform", _TUNED, _GRID),
+        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _TUNED, _GRID),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _TUNED, _GRID),
     },
     primary=("AlphaDecay", "Uniform"),
     secondary=(("AlphaDecay", "AdaDecay"), ("Uniform", "No decay")),
