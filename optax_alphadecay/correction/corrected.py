@@ -55,9 +55,10 @@ def corrected(
       times the learning rate is at most 1, up to rounding, at rates above ``peak`` too.
 
     Raises:
-      ValueError: if ``weight_decay`` is negative or a schedule, the peak negative or not finite; if a schedule
-        still rises after 2^20 updates, or is negative at all of them; or, in the exact form, if ``peak * weight_decay``
-        is above 1. A traced array, as :func:`optax.inject_hyperparams` passes it, has no value to be checked.
+      ValueError: if ``weight_decay`` is negative or a schedule, the peak negative, not finite or a schedule; if the
+        schedule still rises after 2^20 updates, or is negative at all of them; or, in the exact form, if ``peak *
+        weight_decay`` is above 1. A traced array, as :func:`optax.inject_hyperparams` passes it, has no value to be
+        checked.
 
     Example:
       >>> import optax
@@ -76,6 +77,8 @@ def corrected(
     check_nonnegative("corrected", "weight_decay", weight_decay)
     check_nonnegative("corrected", "learning_rate", learning_rate)
     if peak is not None:
+        if callable(peak):
+            raise ValueError("corrected: peak must be a number, the largest learning rate; got a schedule.")
         check_positive("corrected", "peak", peak)
     is_constant = peak is None and not callable(learning_rate)
     if peak is None:

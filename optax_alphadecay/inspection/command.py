@@ -3,8 +3,6 @@
 
 import argparse
 import contextlib
-import csv
-import json
 import math
 import pathlib
 import re
@@ -14,9 +12,9 @@ from typing import Any, NoReturn
 
 from optax.contrib import MuonDimensionNumbers
 
-from optax_alphadecay.inspection import page, table
+from optax_alphadecay.inspection import output, table
 from optax_alphadecay.inspection.inspector import inspect
-from optax_alphadecay.inspection.records import COLUMNS, Inspection, rows_of
+from optax_alphadecay.inspection.records import COLUMNS, Inspection
 from optax_alphadecay.inspection.summary import sentences
 from optax_alphadecay.inspection.tensors import CheckpointError, natural_key, printable, require
 from optax_alphadecay.modules import BlockMatrices, block_matrices
@@ -237,34 +235,17 @@ def _show(console: Any, inspections: Sequence[Inspection], view: table.View) -> 
 
 def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> list[pathlib.Path]:
     """Write the files that are asked for, and list them."""
-    if options.json:
-        text = json.dumps({"version": 1, "checkpoints": list(map(_as_json, inspections))}, indent=1, allow_nan=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
-    if options.csv:
-        with options.csv.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["checkpoint", *COLUMNS])
-            for inspection in inspections:
-                writer.writerows([inspection.source, *_cells(rows_of(module))] for module in inspection)
-    if options.html:
-        options.html.write_text(page.render(inspections), encoding="utf-8")
-    return [path for path in (options.json, options.csv, options.html) if path]
-
-
-def _cells(row: dict[str, Any]) -> list[Any]:
-    return ["x".join(map(str, value)) if isinstance(value, tuple) else value for value in row.values()]
-
-
-def _as_json(inspection: Inspection) -> dict[str, Any]:
-    modules = [{name: page.plain(value) for name, value in rows_of(module).items()} for module in inspection]
-    left_out = [{name: page.plain(value) for name, value in vars(tensor).items()} for tensor in inspection.left_out]
-    return {
-        "source": inspection.source,
-        "weight_decay": inspection.weight_decay,
-        "summary": sentences(inspection),
-        "modules": modules,
-        "left_out": left_out,
-    }
+    writers = {"json": output.write_json, "csv": output.write_csv, "html": output.write_html}
+    asked = {kind: path for kind in writers if (path := getattr(options, kind))}
+    for kind, path in asked.items():
+        try:
+            writers[kind](path, inspections)
+        except OSError as error:
+            kept = f"what was measured is in {options.resume}" if options.resume else "--resume FILE keeps measurements"
+            raise CheckpointError(
+                f"--{kind} {path} cannot be written: {error.strerror}; name another file ({kept})"
+            ) from error
+    return list(asked.values())
 
 
 @contextlib.contextmanager

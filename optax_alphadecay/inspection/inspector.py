@@ -88,7 +88,7 @@ def inspect(
     if modules is None or isinstance(modules, BlockMatrices):
         adapters, tensors, alone = find_adapters(tensors)
         unpaired += alone
-    chosen, left_out = select(checkpoint.tensors, params=params, modules=modules, exclude=exclude)
+    chosen, left_out, unmatched = select(checkpoint.tensors, params=params, modules=modules, exclude=exclude)
     rest = {tensor.name for tensor in tensors}
     chosen = [(tensor, stacks) for tensor, stacks in chosen if tensor.name in rest]
     left_out = [tensor for tensor in left_out if tensor.name in rest]
@@ -100,7 +100,7 @@ def inspect(
         records += part
         if on_progress:
             on_progress(done / sum(costs), part[-1].name)
-    inspection = Inspection(checkpoint.path, tuple(records), (*unpaired, *left_out), weight_decay)
+    inspection = Inspection(checkpoint.path, tuple(records), (*unpaired, *left_out), weight_decay, unmatched)
     return _with_ratios(inspection, assign)
 
 

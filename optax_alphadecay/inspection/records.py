@@ -88,6 +88,8 @@ class Inspection:
     """Tensors that are no modules, with the reason."""
     weight_decay: float
     """Base rate of the decays."""
+    unmatched: tuple[str, ...] = ()
+    """What the rule or ``exclude`` name that no tensor has, as ``exclude: 'bias'``."""
 
     def __iter__(self) -> Iterator[ModuleRecord]:
         """The records."""

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_alphadecay.inspection.tensors import LeftOut, Tensor
-from optax_alphadecay.modules import BlockMatrices, ModuleRule, ModuleStack, block_matrices, leaf_records
+from optax_alphadecay.modules import (
+    BlockMatrices,
+    ModuleRule,
+    ModuleStack,
+    block_matrices,
+    leaf_records,
+    unmatched_names,
+)
 
 Chosen = tuple[Tensor, tuple[ModuleStack, ...]]
 """A tensor and the modules in it."""
@@ -23,7 +30,7 @@ def select(
     params: Any = None,
     modules: ModuleRule = None,
     exclude: Collection[str] = (),
-) -> tuple[list[Chosen], list[LeftOut]]:
+) -> tuple[list[Chosen], list[LeftOut], tuple[str, ...]]:
     """Choose the tensors that hold modules.
 
     Args:
@@ -34,7 +41,8 @@ def select(
       exclude: patterns of names that are left out.
 
     Returns:
-      What to measure, and what is left out with the reason. What :func:`block_matrices` cannot read is left out.
+      What to measure, what is left out with the reason, and what the rule or ``exclude`` name that no tensor has.
+      What :func:`block_matrices` cannot read is left out.
 
     Raises:
       ValueError: if ``modules`` is a tree that does not match ``params``, or a leaf is not what it says.
@@ -59,7 +67,8 @@ def select(
             chosen.append((tensor, record.stacks))
         else:
             left_out.append(_left_out(tensor, record.reason))
-    return chosen, left_out
+    unmatched = [f"exclude: {pattern!r}" for pattern in exclude if not any(re.search(pattern, x) for x in record_of)]
+    return chosen, left_out, (*unmatched_names(rule, tree), *unmatched)
 
 
 def _left_out(tensor: Tensor, reason: str) -> LeftOut:

@@ -25,15 +25,18 @@ def sentences(inspection: Inspection) -> list[str]:
     """
     modules = inspection.modules
     if not modules:
-        return ["No module was found.", *_left_out(inspection), *_smaller(inspection), *_axes(inspection)]
+        hints = (*_smaller(inspection), *_axes(inspection), *_unmatched(inspection))
+        return ["No module was found.", *_left_out(inspection), *hints]
     told = (*_alphas(modules), *_random(modules), *_traps(modules), *_decays(inspection))
-    return [*told, *_left_out(inspection), *_axes(inspection)]
+    return [*told, *_left_out(inspection), *_axes(inspection), *_unmatched(inspection)]
 
 
 def _alphas(modules: Sequence[ModuleRecord]) -> list[str]:
     measured = sorted((module for module in modules if math.isfinite(module.alpha)), key=lambda module: module.alpha)
     said = [_count(len(modules), "module was", "modules were") + " measured."]
-    if measured:
+    if len(measured) == 1:
+        said.append(f"The alpha of {measured[0].name} is {measured[0].alpha:.2f}.")
+    elif measured:
         first, last = measured[0], measured[-1]
         said.append(
             f"Alpha goes from {first.alpha:.2f} ({first.name}, the heaviest tail) to {last.alpha:.2f} ({last.name}, the"
@@ -81,6 +84,8 @@ def _traps(modules: Sequence[ModuleRecord]) -> list[str]:
 
 def _decays(inspection: Inspection) -> list[str]:
     given = sorted((module for module in inspection if math.isfinite(module.ratio)), key=lambda module: module.ratio)
+    if len(given) == 1:
+        return ["A module by itself keeps the base rate: AlphaDecay compares modules."]
     if not given:
         return []
     least, most = given[0], given[-1]
@@ -115,6 +120,12 @@ def _axes(inspection: Inspection) -> list[str]:
         "To measure tensors whose axes are not known: --stacked layers, with the name of the part of the model whose"
         " tensors hold all layers; or --axes REGEX=IN:OUT (in Python stacked= and axes= of block_matrices)."
     ]
+
+
+def _unmatched(inspection: Inspection) -> list[str]:
+    if not inspection.unmatched:
+        return []
+    return [f"No tensor has a name that fits {', '.join(inspection.unmatched)}; --left-out lists names."]
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -3,7 +3,7 @@
 
 from optax_alphadecay.modules.axes import MatrixAxes
 from optax_alphadecay.modules.block_rule import BlockMatrices
-from optax_alphadecay.modules.explain import LeafRecord, explain, leaf_records, resolve_and_warn
+from optax_alphadecay.modules.explain import LeafRecord, explain, leaf_records, resolve_and_warn, unmatched_names
 from optax_alphadecay.modules.paths import KeyPath, PyTree, path_components, path_name
 from optax_alphadecay.modules.resolve import ModuleRule, leaf_mask, per_leaf, resolve
 from optax_alphadecay.modules.rules import block_matrices, modules_for
@@ -30,4 +30,5 @@ __all__ = [
     "resolve",
     "resolve_and_warn",
     "slices",
+    "unmatched_names",
 ]

@@ -139,7 +139,7 @@ def explain(params: PyTree, modules: ModuleRule = None, mask: Mask = None) -> st
     holding = [record for record in records if record.stacks]
     count = sum(len(record.modules) for record in holding)
     table.append(f"{count} module{'s' * (count != 1)} in {len(holding)} of {len(records)} leaves.")
-    table += [f"{unmatched} matches no leaf." for unmatched in _unmatched(modules, params)]
+    table += [f"{unmatched} matches no leaf." for unmatched in unmatched_names(modules, params)]
     errors = {re.sub(r"\d+", "", record.name): record.error for record in records[::-1] if record.error}
     return "\n".join([*table, *reversed(errors.values())])  # one for all layers that are alike
 
@@ -152,8 +152,8 @@ def _described(record: LeafRecord) -> str:
     return f"{'module' if count == 1 else f'{count} modules'} {', '.join(shapes)}"
 
 
-def _unmatched(modules: ModuleRule, params: PyTree) -> list[str]:
-    """What the user of a rule named that no leaf has."""
+def unmatched_names(modules: ModuleRule, params: PyTree) -> list[str]:
+    """List what the user of a rule named that no leaf has, as ``axes: 'conv'``."""
     if not isinstance(modules, BlockMatrices):
         return []
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
@@ -183,7 +183,7 @@ def resolve_and_warn(params: PyTree, modules: ModuleRule = None, mask: Mask = No
     nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     if not is_rule or not nodes or any(isinstance(node, optax.MaskedNode) for node in nodes):
         return stacks
-    if unmatched := _unmatched(modules, params):
+    if unmatched := unmatched_names(modules, params):
         warn(f"alphadecay: no leaf matches {', '.join(unmatched)}; see optax_alphadecay.explain.")
     if not stacks:
         warn(_no_module(leaf_records(params, modules, mask)))

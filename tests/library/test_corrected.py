@@ -94,6 +94,7 @@ def test_peak_can_be_given() -> None:
         ({"learning_rate": optax.constant_schedule(math.nan)}, "learning_rate is nan"),
         ({"learning_rate": optax.linear_schedule(0, 1, 2**22)}, "still rises after 1048576 updates"),
         ({"peak": 0.0}, "peak must be finite and positive"),
+        ({"peak": lambda count: 1.0}, "peak must be a number, the largest learning rate; got a schedule"),
         ({"peak": 3.0, "weight_decay": 0.5, "exact": True}, r"at most 1, got 3.0 \* 0.5"),
         ({"weight_decay": 2.0, "learning_rate": 1.0, "exact": True}, r"at most 1, got 1.0 \* 2.0"),
         ({"weight_decay": 2.0, "learning_rate": jnp.float32(1.0), "exact": True}, "at most 1, got Array"),

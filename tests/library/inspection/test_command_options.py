@@ -157,3 +157,17 @@ def test_small_matrices_alone_are_told_how_to_be_measured(
     error = capsys.readouterr().err
     assert "--min-eigenvalues 8" in error and "--stacked" not in error
     assert command.main([str(tmp_path / "m.npz"), "--no-shuffle", "--min-eigenvalues", "48"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"), [([], "--resume FILE keeps measurements"), (["--resume", "kept"], "is in kept")]
+)
+def test_a_file_that_cannot_be_written_is_named(
+    kept: list[str], told: str, asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["m", "--csv", "/dev/full", *kept]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "optax-alphadecay: --csv /dev/full cannot be written: No space left on device; name another"
+    )
+    assert told in error and error.count("\n") == 1

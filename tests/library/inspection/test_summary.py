@@ -27,13 +27,20 @@ def test_summary_is_true_of_what_was_measured() -> None:
     one = sentences(oad.inspect({"heavy": params["heavy"]}, shuffle=False))
     assert one[0] == "1 module was measured." and not any("traps" in sentence for sentence in one)
     assert one[2] == "Every tail is heavy: heavier than in 999 of 1,000 random matrices of the same shape."
-    assert "0.1, AlphaDecay would give heavy the most decay (0.1)" in one[3]
+    assert one[1].startswith("The alpha of heavy is ")
+    assert one[3] == "A module by itself keeps the base rate: AlphaDecay compares modules."
     many = sentences(oad.inspect({f"m{i}": rng.standard_normal((64, 64)) for i in range(9)}))
     assert any("and" in sentence and "more" in sentence and "light tail" in sentence for sentence in many)
     assert any(sentence == "No module has correlation traps." for sentence in many)
     assert sentences(oad.inspect({})) == ["No module was found."]
     *_, hint = sentences(oad.inspect({"layers": {"up": np.ones((2, 64, 64), np.float32)}}))
     assert "--stacked layers" in hint and "--axes REGEX=IN:OUT" in hint
+    names: dict[str, Any] = {
+        "exclude": ("^up$", "bias"),
+        "modules": oad.block_matrices(stacked=("blocks",), axes={"conv": True}),
+    }
+    *_, unmatched = sentences(oad.inspect({"up": np.ones((64, 64)), "down": np.ones((64, 64))}, **names))
+    assert unmatched.startswith("No tensor has a name that fits axes: 'conv', stacked: 'blocks', exclude: 'bias';")
     product = oad.inspect({"lora_a": rng.standard_normal((64, 4)), "lora_b": rng.standard_normal((4, 64))})
     assert len(sentences(product)) == 2
 
