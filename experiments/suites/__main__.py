@@ -78,8 +78,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _plan(asked: argparse.Namespace, options: Sequence[str], paths: runner.Paths) -> _Plan:
     """Compares what the suites ask for with what was made."""
-    scale, (found, faults, _) = SCALES[asked.scale], store.read(paths.results)
-    for fault in faults:
+    scale, contents = SCALES[asked.scale], store.read(paths.results)
+    found = contents.results
+    for fault in contents.faults:
         print(f"warning: {fault}.", file=sys.stderr)
     names = list(SUITES) if "all" in asked.names else asked.names
     suites = {name: _distinct(runs_of(name, scale, found, options), asked.seeds) for name in names}

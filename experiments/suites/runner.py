@@ -112,7 +112,7 @@ def _arguments(
 
 def _made_meanwhile(config: RunConfig, paths: Paths) -> Result | None:
     """The result of a run that another process has made, and that has not failed."""
-    result = store.read(paths.results).results.get(name_of(config))
+    result = store.find(name_of(config), paths.results)
     return None if result is None or result.failed else result
 
 

@@ -1,6 +1,9 @@
 """The results of a scale: one file, one sorted line a run, written whole or not at all."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
+import io
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -20,6 +23,8 @@ class Contents(NamedTuple):
     """A line for each line of the file that is no result; names the file and the number of the line."""
     damaged: list[str]
     """Those lines as they stand."""
+    lines: dict[str, str]
+    """The other lines as they stand, by the name of the run, sorted."""
 
 
 def read(path: pathlib.Path) -> Contents:
@@ -28,7 +33,7 @@ def read(path: pathlib.Path) -> Contents:
     Args:
         path: `SCALE.jsonl`; it need not exist.
     """
-    contents = Contents({}, [], [])
+    contents = Contents({}, [], [], {})
     lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
@@ -37,8 +42,19 @@ def read(path: pathlib.Path) -> Contents:
             contents.faults.append(f"{path}:{number} is not a result ({error}); that run counts as not made")
             contents.damaged.append(line)
             continue
-        contents.results[result.name] = result
-    return contents._replace(results=dict(sorted(contents.results.items())))
+        contents.results[result.name], contents.lines[result.name] = result, line
+    return contents._replace(results=dict(sorted(contents.results.items())), lines=dict(sorted(contents.lines.items())))
+
+
+def find(name: str, path: pathlib.Path) -> Result | None:
+    """Reads the result of one run, without taking the time to understand the others; None if there is none."""
+    begins, found = f'{{"name": {json.dumps(name)}', None
+    with path.open(errors="surrogateescape") if path.exists() else io.StringIO() as lines:
+        for line in lines:
+            if line.startswith(begins):
+                with contextlib.suppress(ValueError):
+                    found = from_line(line)
+    return found
 
 
 def add(result: Result, path: pathlib.Path) -> None:
@@ -58,8 +74,8 @@ def add(result: Result, path: pathlib.Path) -> None:
     with locked(path.with_name(f".{path.name}.lock"), wait=True):
         contents = read(path)
         _check_data(result, contents.results, path)
-        found = {**contents.results, result.name: result}
-        _write([*(to_line(found[name]) for name in sorted(found)), *contents.damaged], path)
+        lines = {**contents.lines, result.name: to_line(result)}
+        _write([*(lines[name] for name in sorted(lines)), *contents.damaged], path)
 
 
 def remove(name: str, path: pathlib.Path) -> None:
@@ -68,8 +84,8 @@ def remove(name: str, path: pathlib.Path) -> None:
         return
     with locked(path.with_name(f".{path.name}.lock"), wait=True):
         contents = read(path)
-        if contents.results.pop(name, None):
-            _write([*map(to_line, contents.results.values()), *contents.damaged], path)
+        if contents.lines.pop(name, None):
+            _write([*contents.lines.values(), *contents.damaged], path)
 
 
 def _write(lines: list[str], path: pathlib.Path) -> None:

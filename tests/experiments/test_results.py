@@ -60,10 +60,12 @@ def test_results_are_sorted_and_one_line_each(tmp_path: pathlib.Path) -> None:
     for name in ("b", "c", "a", "b"):
         store.add(outcome(CONFIG, name=name), path)
     assert [json.loads(line)["name"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+    assert {name: store.find(name, path) for name in "abc"} == store.read(path).results
+    assert store.find("d", path) is None
     store.remove("b", path)
     store.remove("z", path)
     assert list(store.read(path).results) == ["a", "c"]
-    assert store.read(tmp_path / "none.jsonl").results == {}
+    assert store.read(tmp_path / "none.jsonl").results == {} and store.find("a", tmp_path / "none.jsonl") is None
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_a_damaged_line_is_named_and_kept_and_the_rest_is_read(damaged: str, why
     assert list(contents.results) == ["a", "c"]
     [fault] = contents.faults
     assert fault.startswith(f"{path}:2 is not a result (") and why in fault
+    assert store.find("b", path) is None
     store.add(outcome(CONFIG, name="d"), path)
     assert path.read_text().splitlines()[-1] == damaged
     assert list(store.read(path).results) == ["a", "c", "d"]
