@@ -3,7 +3,7 @@
 
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.presets import PRESETS
 from experiments.report import notes, published, questions, tables
@@ -36,10 +36,10 @@ def write(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
         "## Questions",
         *questions.sections(book, prose, figures),
         "## Further experiments",
-        *(_section(section, book, figures) for section in FURTHER),
+        *(_section(section, book, figures, prose) for section in FURTHER),
         *(f"## {heading}\n\n{prose[heading]}" for heading in (CORRECTIONS, OBJECTIONS) if heading in prose),
         f"## Appendix: the paper's tables and figures, first protocol\n\n{_FIRST}\n\n{tables.in_short(book)}",
-        *(_section(section, book, figures) for section in SECTIONS if section not in FURTHER),
+        *(_section(section, book, figures, prose) for section in SECTIONS if section not in FURTHER),
         f"## Appendix: what was made\n\n{_head(book)}\n\n{_status(book)}\n{published.perplexities()}",
     ]
     report = target / "report.md"
@@ -101,8 +101,8 @@ def _preset(scale: str) -> str:
     return PRESETS[SCALES[scale].preset].about.splitlines()[0]
 
 
-def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
-    """A table or figure at every scale that has enough of it."""
+def _section(section: Section, book: Book, figures: pathlib.Path, prose: Mapping[str, str]) -> str:
+    """A table or figure at every scale that has enough of it, and what the notes say of it."""
     scales = book.scales(section.suite) if section.suite in SUITES else []
     lines = [f"### {section.heading}", *([section.about] if scales else [])]
     for scale in scales:
@@ -119,6 +119,7 @@ def _section(section: Section, book: Book, figures: pathlib.Path) -> str:
         smallest = next(scale for scale in REPORTED if section.suite not in SUITES or book.cells[section.suite, scale])
         lines.append(f"{NOT_MADE.capitalize()}: {_commands(section, smallest)}.")
     lines += [section.after()] if section.after else []
+    lines += [prose[section.suite]] if section.suite in prose else []
     return "\n\n".join(line.strip("\n") for line in lines if line)
 
 

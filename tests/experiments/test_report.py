@@ -51,7 +51,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             del found[name_of(config)]
     (directory / "nano.jsonl").unlink()
     add(directory, *found.values(), invent(config, 3.0, name="stray"))
-    (directory / "notes.md").write_text("Head.\n\n## In short\n\nRead *this*.\n\n## adam-repeated\n\nOr else.\n")
+    notes = "Head.\n\n## In short\n\nRead *this*.\n\n## adam-repeated\n\nOr else.\n\n## figure-5\n\nFive says so.\n"
+    (directory / "notes.md").write_text(notes)
     return directory
 
 
@@ -132,6 +133,7 @@ def test_the_first_page_and_the_questions_have_their_prose(text: str) -> None:
         part = section(rest, question.title)
         assert f"0 of {len(question.arms) * len(question.test_seeds)} test runs are made" in part
         assert ("Or else." in part) == (name == "adam-repeated")
+    assert "Five says so." in section(text, "Figure 5") and text.count("Five says so.") == 1
 
 
 def test_every_setting_has_a_command_that_makes_a_run_of_it_again(book: Book, text: str) -> None:
