@@ -67,8 +67,10 @@ class _DecoupledOptions(_Decay):
     """Decay only the weights that the step does not take away from zero (arXiv 2510.12402); of the coupling adamw."""
 
     def __post_init__(self) -> None:
-        """Refuses options that the coupling adam would ignore."""
+        """Refuses options that the coupling adam would ignore, and both at once."""
         _refuse_ignored(self, "coupling", "adamw", "corrected", "cautious")
+        if self.corrected and self.cautious:  # the output layer, which is not corrected, would not be cautious either
+            raise ValueError("optimizer.corrected and optimizer.cautious do not go together: choose one.")
 
 
 def _refuse_ignored(config: Any, chooser: str, choice: Any, *names: str) -> None:
@@ -182,7 +184,10 @@ class AlphaDecay(_DecoupledOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Llr(_Decay):
-    """Uniform decay, and a learning rate per module by its spectrum (LLR, arXiv 2605.22297)."""
+    """Uniform decay, and a learning rate per module by its spectrum (LLR, arXiv 2605.22297).
+
+    With adamw a step takes the learning rate times the decay, so that both differ between modules.
+    """
 
     method: ClassVar[str] = "llr"
     rate_range: Range = (1.0, 5.0)
@@ -190,10 +195,10 @@ class Llr(_Decay):
     refresh_every: int = 50
     """Optimizer steps from one reading of the spectra to the next."""
     ramp: int = 50
-    """Steps over which rates move to what was read."""
+    """Steps over which rates move to what a refresh gave."""
 
     def __post_init__(self) -> None:
-        """Refuses a ramp that is none."""
+        """Refuses a ramp of no steps."""
         if self.ramp < 1:
             raise ValueError(f"optimizer.ramp={self.ramp} must be at least 1.")
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
-import io
 import json
 import pathlib
 from typing import NamedTuple
@@ -48,12 +47,15 @@ def read(path: pathlib.Path) -> Contents:
 
 def find(name: str, path: pathlib.Path) -> Result | None:
     """Reads the result of one run, without taking the time to understand the others; None if there is none."""
-    begins, found = f'{{"name": {json.dumps(name)}', None
-    with path.open(errors="surrogateescape") if path.exists() else io.StringIO() as lines:
+    if not path.exists():
+        return None
+    found = None
+    with path.open(errors="surrogateescape") as lines:
         for line in lines:
-            if line.startswith(begins):
+            if json.dumps(name) in line:
                 with contextlib.suppress(ValueError):
-                    found = from_line(line)
+                    result = from_line(line)
+                    found = result if result.name == name else found
     return found
 
 

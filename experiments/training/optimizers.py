@@ -36,6 +36,9 @@ ORTHOGONALIZED = oad.block_matrices(1, stacked=("layers",))
 MODULEWISE = (AdaDecay, AlphaDecay, GradientScale)
 """Methods that give each module a decay of its own, refreshed every `refresh_every` steps."""
 
+MEASURING = (*MODULEWISE, Llr)
+"""Methods that measure modules; Llr gives each a learning rate of its own."""
+
 
 def make_schedule(config: Method, steps: int) -> optax.Schedule:
     """Linear warm-up from 0, then a cosine down to `final_fraction` of the peak.
@@ -69,7 +72,7 @@ def make_optimizer(config: Method, steps: int) -> optax.GradientTransformationEx
         steps: Optimizer steps of the whole run, which set the length of the schedule.
 
     Returns:
-        The chain. Its state holds one `AlphaDecayState` for the methods in `MODULEWISE`.
+        The chain. Its state holds one `AlphaDecayState` for the methods in `MEASURING`.
     """
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     schedule = make_schedule(config, steps)
@@ -208,10 +211,7 @@ def decay_by_type(rate: float, ratios: Mapping[str, float]) -> optax.GradientTra
             return update + rate * (ratios.get(names[-2], 1.0) if is_module else 1.0) * param
 
         decayed = jax.tree_util.tree_map_with_path(add_to_leaf, updates, params)
-        if unknown := ratios.keys() - seen:
-            raise ValueError(
-                f"optimizer.ratios names {sorted(unknown)[0]}, but the blocks have {', '.join(sorted(seen))}."
-            )
+        modules.check_kinds(ratios, seen)
         return decayed
 
     return optax.stateless(add)
@@ -249,4 +249,4 @@ def make_assignment(config: AlphaDecay) -> oad.Assignment:
 
 def refreshes(config: Method, step: int) -> bool:
     """Whether the update that ends `step`, counted from 1, measures the modules anew."""
-    return isinstance(config, MODULEWISE) and (step == 1 or step % config.refresh_every == 0)
+    return isinstance(config, MEASURING) and (step == 1 or step % config.refresh_every == 0)

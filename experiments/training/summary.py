@@ -11,7 +11,7 @@ import optax_alphadecay as oad
 from experiments.models.common import num_parameters
 from experiments.parallel import distributed
 from experiments.training.metrics import read_metrics
-from experiments.training.optimizers import MODULES, MODULEWISE
+from experiments.training.optimizers import MEASURING, MODULES, MODULEWISE
 from experiments.training.task import Run
 
 
@@ -43,9 +43,11 @@ def finish(run: Run, console: rich.console.Console) -> None:
     metrics = read_metrics(metrics_path)
     written, result = run.task.report(config, metrics, params)
     console.print()
-    if isinstance(config.optimizer, MODULEWISE):
+    if isinstance(config.optimizer, MEASURING):
         rows = oad.module_table(run.state.opt_state, params, modules=MODULES)
-        console.print(oad.format_table(rows, weight_decay=config.optimizer.weight_decay), end="\n\n")
+        has_decays = isinstance(config.optimizer, MODULEWISE)
+        console.print(oad.format_table(rows, weight_decay=config.optimizer.weight_decay if has_decays else None))
+        console.print("" if has_decays else "The ratio is of the learning rate. No figures of alpha and decay.\n")
     else:
         console.print(f"{config.optimizer.method} has no modules: no table, no figures of alpha and decay.\n")
     paths: list[tuple[str, pathlib.Path | None]] = [

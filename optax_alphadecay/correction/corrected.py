@@ -55,7 +55,7 @@ def corrected(
       times the learning rate is at most 1, up to rounding, at rates above ``peak`` too.
 
     Raises:
-      ValueError: if ``weight_decay`` is negative or a schedule, the peak negative, not finite or a schedule; if the
+      ValueError: if ``weight_decay`` is negative or a schedule, the peak not positive, not finite or a schedule; if the
         schedule still rises after 2^20 updates, or is negative at all of them; or, in the exact form, if ``peak *
         weight_decay`` is above 1. A traced array, as :func:`optax.inject_hyperparams` passes it, has no value to be
         checked.

@@ -15,7 +15,7 @@ from optax.contrib import MuonDimensionNumbers
 from optax_alphadecay.inspection import output, table
 from optax_alphadecay.inspection.inspector import inspect
 from optax_alphadecay.inspection.records import COLUMNS, Inspection
-from optax_alphadecay.inspection.summary import sentences
+from optax_alphadecay.inspection.summary import sentences, unmatched
 from optax_alphadecay.inspection.tensors import CheckpointError, natural_key, printable, require
 from optax_alphadecay.modules import BlockMatrices, block_matrices
 
@@ -227,6 +227,8 @@ def _check_files(options: argparse.Namespace) -> None:
 def _show(console: Any, inspections: Sequence[Inspection], view: table.View) -> None:
     if len(inspections) > 1:
         table.print_comparison(console, inspections, view)
+        told = dict.fromkeys(sentence for inspection in inspections for sentence in unmatched(inspection))
+        console.print(*told, sep="\n", end="\n" if told else "", markup=False, soft_wrap=True)
         return
     table.print_table(console, inspections[0], view)
     for sentence in sentences(inspections[0]):
@@ -243,7 +245,7 @@ def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> li
         except OSError as error:
             kept = f"what was measured is in {options.resume}" if options.resume else "--resume FILE keeps measurements"
             raise CheckpointError(
-                f"--{kind} {path} cannot be written: {error.strerror}; name another file ({kept})"
+                f"--{kind} {path} cannot be written: {error.strerror or error}; name another file ({kept})"
             ) from error
     return list(asked.values())
 

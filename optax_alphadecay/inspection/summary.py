@@ -25,10 +25,10 @@ def sentences(inspection: Inspection) -> list[str]:
     """
     modules = inspection.modules
     if not modules:
-        hints = (*_smaller(inspection), *_axes(inspection), *_unmatched(inspection))
+        hints = (*_smaller(inspection), *_axes(inspection), *unmatched(inspection))
         return ["No module was found.", *_left_out(inspection), *hints]
     told = (*_alphas(modules), *_random(modules), *_traps(modules), *_decays(inspection))
-    return [*told, *_left_out(inspection), *_axes(inspection), *_unmatched(inspection)]
+    return [*told, *_left_out(inspection), *_axes(inspection), *unmatched(inspection)]
 
 
 def _alphas(modules: Sequence[ModuleRecord]) -> list[str]:
@@ -84,8 +84,8 @@ def _traps(modules: Sequence[ModuleRecord]) -> list[str]:
 
 def _decays(inspection: Inspection) -> list[str]:
     given = sorted((module for module in inspection if math.isfinite(module.ratio)), key=lambda module: module.ratio)
-    if len(given) == 1:
-        return ["A module by itself keeps the base rate: AlphaDecay compares modules."]
+    if len(given) == 1 and given[0].ratio == 1:
+        return [f"{given[0].name} keeps the base rate: AlphaDecay compares alphas, and no other module has one."]
     if not given:
         return []
     least, most = given[0], given[-1]
@@ -122,10 +122,12 @@ def _axes(inspection: Inspection) -> list[str]:
     ]
 
 
-def _unmatched(inspection: Inspection) -> list[str]:
+def unmatched(inspection: Inspection) -> list[str]:
+    """Say which patterns and names fit no tensor."""
     if not inspection.unmatched:
         return []
-    return [f"No tensor has a name that fits {', '.join(inspection.unmatched)}; --left-out lists names."]
+    where = "the table has the names of modules, and --left-out those of all else"
+    return [f"No tensor has a name that fits {', '.join(inspection.unmatched)}; {where}."]
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -26,8 +26,8 @@ from experiments.methods import (
 )
 from experiments.presets import PRESETS
 from experiments.training.optimizers import (
+    MEASURING,
     MODULES,
-    MODULEWISE,
     make_assignment,
     make_optimizer,
     make_schedule,
@@ -194,12 +194,12 @@ def test_refreshes_are_told_truly(method: Any, coupling: Any, params: dict[str, 
         updates, state = update(gradients_at(step, params), state, params)
         params = optax.apply_updates(params, updates)
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
-        if isinstance(config, MODULEWISE):
+        if isinstance(config, MEASURING):
             tables = [oad.module_table(each, params, modules=MODULES) for each in (before, state)]
             assert len(tables[0]) == 4
             seen += [step] * (tables[0] != tables[1])
     assert seen == [step for step in range(1, 8) if refreshes(config, step)]
-    assert seen == ([1, 3, 6] if isinstance(config, MODULEWISE) else [])
+    assert seen == ([1, 3, 6] if isinstance(config, MEASURING) else [])
 
 
 def hill(eigenvalues: np.ndarray) -> np.ndarray:
@@ -269,8 +269,10 @@ def test_every_choice_is_used(field: str, choice: str, params: dict[str, Any]) -
         assert (ratios.min(), ratios.max()) == pytest.approx(BASE.scale_range, rel=1e-5)
 
 
-def test_by_type_gives_each_type_its_ratio_and_all_else_the_base_rate(params: dict[str, Any]) -> None:
-    config = ByType(learning_rate=0.01, weight_decay=10.0, ratios=(("q_proj", 0.5), ("up_proj", 2.0)))
+@pytest.mark.parametrize("option", [{}, {"corrected": True}, {"cautious": True}])
+def test_by_type_gives_each_type_its_ratio_and_all_else_one(option: Any, params: dict[str, Any]) -> None:
+    plain = ByType(learning_rate=0.01, weight_decay=10.0, coupling="adamw", ratios=(("q_proj", 0.5), ("up_proj", 2.0)))
+    config = dataclasses.replace(plain, **option)
     found = rates(config, params, jax.tree.map(jnp.zeros_like, params))
     for name, leaf in found.items():
         expected = 0.5 if "q_proj" in name else 2.0 if "up_proj" in name else 1.0

@@ -62,4 +62,6 @@ def test_what_has_no_constant_rate_times_a_ratio_has_no_relative_decay(params: d
     assert measured(Awd(weight_decay=0.1), params, 1.0) == {}
     assert measured(Scion(), params, 1.0) == {}
     assert measured(AlphaDecay(coupling="adamw", corrected=True, metric="frobenius_norm"), params, 1.0) == {}
+    for cautious in (ByType(coupling="adamw", cautious=True), AlphaDecay(coupling="adamw", cautious=True)):
+        assert measured(cautious, params, 1.0) == {}
     assert measured(NoDecay(), params, 1.0) == dict.fromkeys(KINDS, 0.0)

@@ -90,6 +90,18 @@ def test_a_damaged_line_is_named_and_kept_and_the_rest_is_read(damaged: str, why
     assert list(store.read(path).results) == ["a", "c", "d"]
 
 
+def test_other_lines_stay_as_they_stand_and_the_last_of_a_name_counts(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "nano.jsonl"
+    first, second = (outcome(CONFIG, name="b", final={"loss": loss}) for loss in (2.0, 3.0))
+    spaced = to_line(second).replace(", ", " ,  ")
+    path.write_text(f"{to_line(first)}\n{spaced}\n")
+    assert store.find("b", path) == store.read(path).results["b"] == second
+    store.add(outcome(CONFIG, name="a"), path)
+    store.add(outcome(CONFIG, name="c"), path)
+    store.remove("c", path)
+    assert path.read_text().splitlines() == [to_line(outcome(CONFIG, name="a")), spaced]
+
+
 def test_other_data_under_the_same_name_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "nano.jsonl"
     store.add(outcome(CONFIG, name="a", data={"tokenizer": "0", "data set": "1"}), path)

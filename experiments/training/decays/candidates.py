@@ -11,7 +11,7 @@ import optax
 
 import optax_alphadecay as oad
 from experiments.methods import Solver
-from experiments.training.decays.modules import MODULES, module_leaves
+from experiments.training.decays.modules import MODULES, check_kinds, kinds_of, module_leaves, modules_in
 
 _NEVER = 2**31 - 1
 """A count of steps that no run reaches."""
@@ -70,13 +70,18 @@ def fixed_ratios(
 
     Args:
         rate: The base rate.
-        ratios: By the name of the layer that a kernel of a block belongs to, such as `q_proj`; all else has ratio 1.
-        mask: Which leaves are decayed; None: all of them.
+        ratios: By the name of the layer that a module belongs to, such as `q_proj`; all else has ratio 1.
+        mask: Which leaves are decayed, all modules among them; None: all leaves.
         cautious: Whether to leave out the weights that the update takes away from zero.
+
+    Raises:
+        ValueError: When it is first used, if a name is no layer of the blocks.
     """
 
     def decay(params: optax.Params) -> optax.GradientTransformationExtraArgs:
-        by_module = jnp.array([ratios.get(kind, 1.0) for kind in _kinds(params)], jnp.float32)
+        kinds = kinds_of(params)
+        check_kinds(ratios, kinds)
+        by_module = jnp.array([ratios.get(kind, 1.0) for kind in kinds], jnp.float32)
         return oad.alphadecay(
             rate,
             refresh_every=_NEVER,
@@ -96,17 +101,11 @@ def fixed_ratios(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _kinds(params: optax.Params) -> list[str]:
-    """The name of the layer of every module, such as `q_proj`, in the order of the state."""
-    found = module_leaves(params).items()
-    return [name.split("/")[-2] for name, (leaf, choice) in found for _ in range(1 if choice is True else len(leaf))]
-
-
 def _module_sizes(params: optax.Params) -> jax.Array:
     """Weights of every module, in the order of the state: leaf order, then the order of the stack."""
     counts: list[tuple[int, float]] = []
     for leaf, choice in module_leaves(params).values():
-        k = 1 if choice is True else len(leaf)
+        k = modules_in(leaf, choice)
         counts.append((k, leaf.size / k))
     return jnp.array([size for k, size in counts for _ in range(k)], jnp.float32)
 

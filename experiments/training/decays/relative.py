@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import optax_alphadecay as oad
-from experiments.methods import AdaDecay, AlphaDecay, ByType, GradientScale, Method, NoDecay, Uniform
+from experiments.methods import AdaDecay, AlphaDecay, ByType, GradientScale, Llr, Method, NoDecay, Uniform
 from experiments.parallel import distributed
 from experiments.training.decays.modules import MODULES, module_leaves
 
@@ -30,7 +30,7 @@ def relative_decays(config: Method, params: Any, opt_state: Any) -> dict[str, fl
         A number by type; nothing for methods that do not give every module one constant rate times a ratio.
     """
     moments = _second_moments(opt_state)
-    if moments is None or getattr(config, "corrected", False):
+    if moments is None or getattr(config, "corrected", False) or getattr(config, "cautious", False):
         return {}
     squares = _mean_squares(params, *moments, config.b2)  # type: ignore[union-attr]
     weights, gradients = distributed.fetch(squares, "norms")
@@ -64,7 +64,7 @@ def _by_type(params: Any) -> dict[str, Any]:
 
 def _ratios(config: Method, params: Any, opt_state: Any, kinds: Mapping[str, Any]) -> dict[str, float]:
     """Decay over the base rate by type of module; empty where it is not one number a module."""
-    if isinstance(config, NoDecay | Uniform):
+    if isinstance(config, NoDecay | Uniform | Llr):  # a learning rate multiplies gradient and decay alike
         return dict.fromkeys(kinds, 1.0)
     if isinstance(config, ByType):
         return {kind: dict(config.ratios).get(kind, 1.0) for kind in kinds}

@@ -98,6 +98,14 @@ def test_one_checkpoint_of_several_without_modules_is_told(
     assert f"{tmp_path / 'm.npz'}: No module was found. 1 tensor was left out" in capsys.readouterr().out
 
 
+def test_patterns_that_fit_nothing_are_told_once_for_a_series(
+    path: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(other := tmp_path / "other.npz", **weights(1))  # type: ignore[arg-type]
+    assert run(path, other, "--no-shuffle", "--exclude", "typo", "--exclude", "norm") == 0
+    assert capsys.readouterr().out.count("No tensor has a name that fits exclude: 'typo';") == 1
+
+
 def test_columns_go_by_their_headings_too(path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the table prints can be asked for, in capitals or not."""
     assert run(path, "--no-shuffle") == 0

@@ -28,7 +28,9 @@ def test_summary_is_true_of_what_was_measured() -> None:
     assert one[0] == "1 module was measured." and not any("traps" in sentence for sentence in one)
     assert one[2] == "Every tail is heavy: heavier than in 999 of 1,000 random matrices of the same shape."
     assert one[1].startswith("The alpha of heavy is ")
-    assert one[3] == "A module by itself keeps the base rate: AlphaDecay compares modules."
+    assert one[3] == "heavy keeps the base rate: AlphaDecay compares alphas, and no other module has one."
+    twice = sentences(oad.inspect({"heavy": params["heavy"]}, assign=lambda scores: 0 * scores + 2.0))
+    assert any("AlphaDecay would give heavy the most decay (0.2)" in sentence for sentence in twice)
     many = sentences(oad.inspect({f"m{i}": rng.standard_normal((64, 64)) for i in range(9)}))
     assert any("and" in sentence and "more" in sentence and "light tail" in sentence for sentence in many)
     assert any(sentence == "No module has correlation traps." for sentence in many)

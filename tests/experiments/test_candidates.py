@@ -1,4 +1,4 @@
-"""Options on top of the best methods: cautious and corrected decay by type, and learning rates by spectrum."""
+"""What could do better: learning rates by spectrum, and cautious or corrected decay with a fixed table by type."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
@@ -67,10 +67,17 @@ def hill(kernel: np.ndarray) -> float:
     return float(1 + len(logs) / (logs - logs[0]).sum())
 
 
-def test_llr_moves_rates_to_what_was_read(params: dict[str, Any]) -> None:
+@pytest.mark.parametrize("coupling", ["adam", "adamw"])
+def test_llr_moves_rates_to_what_a_refresh_gave(coupling: Any, params: dict[str, Any]) -> None:
     """A refresh every 4 steps, ramps of 3: rates by step are on straight lines between the readings."""
     config = Llr(
-        learning_rate=0.01, weight_decay=0.1, warmup_fraction=0.0, rate_range=(1.0, 5.0), refresh_every=4, ramp=3
+        learning_rate=0.01,
+        weight_decay=0.1,
+        warmup_fraction=0.0,
+        rate_range=(1.0, 5.0),
+        refresh_every=4,
+        ramp=3,
+        coupling=coupling,
     )
     plain = with_settings(config, "uniform")
     grown = jax.tree.map(jnp.copy, params)
@@ -132,6 +139,8 @@ def test_options_of_adamw_and_ramps_that_are_none_are_refused() -> None:
     for option in ("cautious", "corrected"):
         with pytest.raises(ValueError, match=rf"optimizer\.{option}=True is a setting of optimizer\.coupling=adamw"):
             with_settings(BY_TYPE, None, coupling="adam", **{option: True})
+    with pytest.raises(ValueError, match=r"optimizer\.corrected and optimizer\.cautious do not go together"):
+        with_settings(BY_TYPE, None, corrected=True, cautious=True)
     with pytest.raises(ValueError, match=r"optimizer\.ramp=0 must be at least 1"):
         Llr(ramp=0)
 
