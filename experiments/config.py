@@ -126,6 +126,18 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
+def defaults_of(config: Any) -> dict[str, Any]:
+    """The defaults of all settings that have one, nested as in `settings_of`."""
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            defaults[field.name] = defaults_of(value)
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = json.loads(json.dumps(field.default, default=str))
+    return defaults
+
+
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one dictionary with dotted names."""
     flat: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 import optax_alphadecay
-from experiments.config import RunConfig, flatten, settings_of
+from experiments.config import RunConfig, defaults_of, flatten, settings_of
 from experiments.parallel import distributed
 from experiments.training import checksums
 
@@ -138,8 +138,11 @@ def find_run(config: RunConfig) -> None:
 
 
 def _refuse_differences(config: RunConfig, matters: Callable[[str], bool]) -> None:
-    """Raises a ValueError that lists the settings that matter and differ from those in `config.json`."""
-    saved = flatten(_settings_in(config.workdir / "config.json"))
+    """Raises a ValueError that lists the settings that matter and differ from those in `config.json`.
+
+    A setting that there was not yet when the run began had what is its default now.
+    """
+    saved = {**flatten(defaults_of(config)), **flatten(_settings_in(config.workdir / "config.json"))}
     now = flatten(settings_of(config))
     differences = [
         f"  {name}: {saved.get(name)} there, {now.get(name)} now"

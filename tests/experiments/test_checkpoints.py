@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import json
 import logging
 import pathlib
 from typing import Any
@@ -122,6 +123,18 @@ def test_folder_belongs_to_one_run(config: Config) -> None:
     with pytest.raises(ValueError, match=r"  optimizer\.method: alphadecay there, uniform now\n"):
         claim_workdir(uniform)
     claim_workdir(config)
+
+
+def test_a_setting_that_there_was_not_yet_had_its_default(config: Config) -> None:
+    train_a_little(config)
+    path = config.workdir / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["optimizer"]["reverse"], settings["norms_every"], settings["model"]["remat"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"other settings:\n  optimizer\.reverse: False there, True now\n"):
+        claim_workdir(dataclasses.replace(config, optimizer=with_settings(config.optimizer, None, reverse=True)))
+    claim_workdir(config)
+    assert json.loads(path.read_text())["norms_every"] == config.norms_every
 
 
 def test_run_without_checkpoint_is_replaced(config: Config) -> None:
