@@ -3,7 +3,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ ABOUT = (
     "deviation over pre-training seeds of means over fine-tuning seeds. Tau is Kendall's, of pre-training loss and "
     "task nats over base models: 1 if both rank alike. Its 95 % interval resamples pre-training and fine-tuning seeds; "
     "with one pre-training seed it knows of fine-tuning noise alone. Best models are picked by the same runs that "
-    "price them, so prices are a little too high."
+    "price them, so prices are a little too high. Seeds that some base model does not have yet are left out."
 )
 Arm = tuple[str, float]
 """Method and weight decay of a base model."""
@@ -36,6 +36,17 @@ class Scores(NamedTuple):
     """A number of every base model, by pre-training seed and then by fine-tuning seed; lower is better."""
 
     values: Mapping[Arm, Mapping[int, Mapping[int, float]]]
+
+    def seeds(self) -> set[int]:
+        """Pre-training seeds that all arms have."""
+        return set.intersection(*map(set, self.values.values())) if self.values else set()
+
+    def of_seeds(self, seeds: Collection[int]) -> "Scores":
+        """The numbers of some pre-training seeds."""
+        return Scores({
+            arm: {seed: repeats for seed, repeats in found.items() if seed in seeds}
+            for arm, found in self.values.items()
+        })  # fmt: skip
 
     def means(self, arm: Arm) -> dict[int, float]:
         """By pre-training seed, the mean over fine-tuning seeds."""
@@ -63,7 +74,7 @@ class Agreement(NamedTuple):
 
 
 def scores(cells: Sequence[Cell], task: str, number: str = "loss") -> Scores:
-    """Gathers a number of all base models.
+    """Gathers a number of all base models, of the seeds that every base model with a run has.
 
     Args:
         cells: Those of the suite at a scale.
@@ -78,7 +89,19 @@ def scores(cells: Sequence[Cell], task: str, number: str = "loss") -> Scores:
             for seed, value in values.items():
                 base = seed if task == PRETRAINING else pretraining_seed(seed)
                 found.setdefault(arm, {}).setdefault(base, {})[seed] = value
-    return Scores(found)
+    return Scores(_of_common_seeds(found))
+
+
+def _of_common_seeds(found: Mapping[Arm, Mapping[int, Mapping[int, float]]]) -> dict[Arm, dict[int, dict[int, float]]]:
+    """Leaves out the pairs of pre-training and fine-tuning seeds that some arm does not have yet."""
+    pairs = [{(base, seed) for base, repeats in of_arm.items() for seed in repeats} for of_arm in found.values()]
+    common: dict[int, list[int]] = {}
+    for base, seed in sorted(set.intersection(*pairs)) if pairs else ():
+        common.setdefault(base, []).append(seed)
+    return {
+        arm: {base: {seed: of_arm[base][seed] for seed in seeds} for base, seeds in common.items()}
+        for arm, of_arm in found.items()
+    }
 
 
 def agreement(first: Scores, second: Scores, rng: np.random.Generator) -> Agreement | None:
@@ -96,9 +119,10 @@ def agreement(first: Scores, second: Scores, rng: np.random.Generator) -> Agreem
     arms = [arm for arm in first.values if arm in second.values]
     if len(arms) < 3:
         return None
-    seeds = sorted(set.intersection(*(set(part.values[arm]) for arm in arms for part in (first, second))))
+    seeds = sorted(first.seeds() & second.seeds())
     if not seeds:
         return None
+    first, second = first.of_seeds(seeds), second.of_seeds(seeds)
     chosen = rng.integers(len(seeds), size=(RESAMPLES, len(seeds)))
     taus = kendall(*(_resampled(part, arms, seeds, chosen, rng) for part in (first, second)))
     low, high = np.nanpercentile(taus, [100 * SIGNIFICANCE / 2, 100 * (1 - SIGNIFICANCE / 2)])
@@ -121,7 +145,7 @@ def resolution(found: Scores, arms: Sequence[Arm]) -> float:
 
     From the standard deviation, pooled over arms, that is left when arms and seeds have their own means.
     """
-    seeds = sorted(set.intersection(*(set(found.values[arm]) for arm in arms))) if arms else []
+    seeds = sorted(found.seeds())
     if len(seeds) < 2 or len(arms) < 2:
         return math.nan
     values = np.array([[found.means(arm)[seed] for seed in seeds] for arm in arms])
@@ -151,7 +175,7 @@ def section() -> Section:
 def _part(book: Book, scale: str) -> Part:
     cells = book.cells["plasticity", scale]
     base = scores(cells, PRETRAINING)
-    by_task = {task: found for task in TASKS if (found := scores(cells, task)).values}
+    by_task = {task: found for task in TASKS if (found := scores(cells, task)).seeds() & base.seeds()}
     if not base.values:
         return Part(f"{NOT_MADE.capitalize()} yet.")
     text = "\n".join((models(cells), choices(base, by_task), places(base, by_task)))
@@ -163,7 +187,7 @@ def _line(base: Scores, by_task: Mapping[str, Scores]) -> str:
     told = []
     for task, found in by_task.items():
         arms = [arm for arm in base.values if arm in found.values]
-        first, second = base.best(arms)[1], found.best(arms)[1]
+        first, second = base.of_seeds(found.seeds()).best(arms)[1], found.best(arms)[1]
         word = "the same decay" if first == second else f"{'more' if second > first else 'less'} decay ({second:g})"
         told.append(f"{task} {word}")
     chosen = base.best(list(base.values))
@@ -199,8 +223,8 @@ def choices(base: Scores, by_task: Mapping[str, Scores]) -> str:
         if found is None or not arms:
             rows.append([task, NOT_MADE, "", "", "", "", ""])
             continue
-        agreed = agreement(base, found, np.random.default_rng(0))
-        first, second = base.best(arms), found.best(arms)
+        agreed, before = agreement(base, found, np.random.default_rng(0)), base.of_seeds(found.seeds())
+        first, second = before.best(arms), found.best(arms)
         resolved = resolution(found, arms)
         rows.append([
             task,
@@ -208,7 +232,7 @@ def choices(base: Scores, by_task: Mapping[str, Scores]) -> str:
             _name(first),
             _name(second),
             f"{found.mean(first) - found.mean(second):.4f}",
-            f"{base.mean(second) - base.mean(first):.4f}",
+            f"{before.mean(second) - before.mean(first):.4f}",
             "one seed" if math.isnan(resolved) else f"{resolved:.4f}",
         ])  # fmt: skip
     heads = ("task", "tau", "pre-training chooses", "the task chooses", "price in task nats",
@@ -244,7 +268,8 @@ def draw(base: Scores, by_task: Mapping[str, Scores]) -> Figure:
         axes.set(title=task, xlabel="pre-training loss, nats", ylabel="task, nats")
         for index, method in enumerate(dict.fromkeys(arm[0] for arm in base.values)):
             arms = sorted(arm for arm in base.values if arm[0] == method and arm in found.values)
-            points = np.array([[base.mean(arm), found.mean(arm)] for arm in arms]).reshape(-1, 2)
+            before = base.of_seeds(found.seeds())
+            points = np.array([[before.mean(arm), found.mean(arm)] for arm in arms]).reshape(-1, 2)
             axes.plot(*points.T, color=COLOURS[index], marker=MARKERS[index], label=method)
             for arm, point in zip(arms, points, strict=True):
                 axes.annotate(f"{arm[1]:g}", point, xytext=(4, 4), textcoords="offset points", fontsize=8)

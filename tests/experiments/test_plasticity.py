@@ -139,6 +139,23 @@ def test_what_was_not_made_is_told() -> None:
     assert part_of({}).line == "Not made yet."
 
 
+def test_a_seed_that_some_base_model_lacks_is_left_out() -> None:
+    two, three = invent(0.1, made=2), invent(0.1)
+    lacking = {
+        name_of(run.config)
+        for run in RUNS
+        if run.labels == {"task": "books", "method": "Uniform", "weight decay": 0.5} and run.config.seed == 21
+    }
+    cells = group(RUNS, {name: result for name, result in three.items() if name not in lacking})
+    whole, kept = report.scores(group(RUNS, three), "books"), report.scores(cells, "books")
+    expected = {arm: {**seeds, 2: {20: seeds[2][20], 22: seeds[2][22]}} for arm, seeds in whole.values.items()}
+    assert len(lacking) == 1 and kept.values == expected
+    base = report.scores(cells, PRETRAINING)
+    assert base.of_seeds({0, 1}) == report.scores(group(RUNS, two), PRETRAINING)
+    found = report.agreement(base, kept.of_seeds({0, 1}), np.random.default_rng(0))
+    assert found == report.agreement(base.of_seeds({0, 1}), whole.of_seeds({0, 1}), np.random.default_rng(0))
+
+
 def test_tau_is_scipys_with_ties_too() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.integers(5, size=(2, 20, 9)).astype(float)
