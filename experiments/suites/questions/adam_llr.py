@@ -4,7 +4,10 @@
 from experiments.suites.questions import Arm, Question
 
 _ADAM = {"coupling": "adam"}
-_GRID = {"learning_rate": (3.75e-4, 7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)}
+_GRID = {
+    "learning_rate": (3.75e-4, 7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2),
+    "weight_decay": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+}
 
 QUESTION = Question(
     title="LLR, Adam, repeated data",
