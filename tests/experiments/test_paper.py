@@ -107,7 +107,9 @@ def test_every_run_of_every_suite_can_be_built(scale: str) -> None:
         for run in runs_of(name, scale):
             optimizers.add(run.config.optimizer)
             assert len(run.labels) <= 3
-    shapes = {"layers": {"mlp": {"up_proj": {"kernel": jax.ShapeDtypeStruct((2, 64, 96), np.float32)}}}}
+    kernel = {"kernel": jax.ShapeDtypeStruct((2, 64, 96), np.float32)}
+    kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    shapes = {"layers": dict.fromkeys(kinds, kernel)}
     for settings in optimizers:
         jax.eval_shape(make_optimizer(settings, 10).init, shapes)
 
