@@ -11,6 +11,7 @@ import pytest
 
 from experiments.methods import AlphaDecay, ByType, Llr, Method, Uniform, with_settings
 from experiments.training.optimizers import make_optimizer
+from tests.experiments.blocks import block_params, gradients_at, hill
 
 STEPS = 40
 KERNELS = (("mlp", "up_proj"), ("self_attn", "q_proj"))
@@ -22,21 +23,7 @@ BY_TYPE = ByType(
 
 @pytest.fixture
 def params() -> dict[str, Any]:
-    keys = jax.random.split(jax.random.key(0), 4)
-    layers = {
-        "self_attn": {"q_proj": {"kernel": jax.random.normal(keys[0], (2, 64, 64))}},
-        "mlp": {"up_proj": {"kernel": jax.random.normal(keys[1], (2, 64, 96))}},
-        "input_norm": {"scale": jnp.ones((2, 64))},
-    }
-    head = {"kernel": jax.random.normal(keys[3], (64, 80))}
-    return {"embed": {"embedding": jax.random.normal(keys[2], (80, 64))}, "layers": layers, "lm_head": head}
-
-
-def gradients_at(step: int, params: dict[str, Any]) -> dict[str, Any]:
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(step + 1), len(leaves))
-    drawn = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
+    return block_params()
 
 
 def by_path(tree: Any) -> dict[str, np.ndarray]:
@@ -57,14 +44,12 @@ def updates_of(config: Method, params: dict[str, Any], steps: int) -> list[dict[
     return found
 
 
+def alphas_of(found: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([hill(np.linalg.svd(kernel, compute_uv=False)[None] ** 2) for kernel in found])
+
+
 def kernels(params: dict[str, Any]) -> list[np.ndarray]:
     return [np.asarray(params["layers"][a][b]["kernel"], np.float64)[block] for a, b in KERNELS for block in (0, 1)]
-
-
-def hill(kernel: np.ndarray) -> float:
-    """Alpha of the upper half of the spectrum, by its definition."""
-    logs = np.log(np.sort(np.linalg.svd(kernel, compute_uv=False) ** 2)[kernel.shape[0] // 2 :])
-    return float(1 + len(logs) / (logs - logs[0]).sum())
 
 
 @pytest.mark.parametrize("coupling", ["adam", "adamw"])
@@ -81,10 +66,9 @@ def test_llr_moves_rates_to_what_a_refresh_gave(coupling: Any, params: dict[str,
     )
     plain = with_settings(config, "uniform")
     grown = jax.tree.map(jnp.copy, params)
-    first = kernels(params)
     sizes = jnp.linspace(1.0, 3.0, 64).reshape(1, 64, 1)
     grown["layers"]["self_attn"]["q_proj"]["kernel"] *= sizes  # another spectrum from the fourth update on
-    alphas = [np.array([hill(kernel) for kernel in found]) for found in (first, kernels(grown))]
+    alphas = [alphas_of(kernels(each)) for each in (params, grown)]
     read = [1 + 4 * (a - a.min()) / np.ptp(a) for a in alphas]
     fractions = np.array([1, 2, 3])[:, None] / 3
     lines = [1 + (read[0] - 1) * fractions, read[0] + (read[1] - read[0]) * fractions]

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.methods import AlphaDecay, Method, with_settings
 from experiments.training.optimizers import make_optimizer
+from tests.experiments.blocks import block_params
 
 STEPS = 40
 BASE = AlphaDecay(learning_rate=0.01, weight_decay=0.1, refresh_every=3)
@@ -18,14 +19,7 @@ BASE = AlphaDecay(learning_rate=0.01, weight_decay=0.1, refresh_every=3)
 
 @pytest.fixture
 def params() -> dict[str, Any]:
-    keys = jax.random.split(jax.random.key(0), 4)
-    layers = {
-        "self_attn": {"q_proj": {"kernel": jax.random.normal(keys[0], (2, 64, 64))}},
-        "mlp": {"up_proj": {"kernel": jax.random.normal(keys[1], (2, 64, 96))}},
-        "input_norm": {"scale": jnp.ones((2, 64))},
-    }
-    head = {"kernel": jax.random.normal(keys[3], (64, 80))}
-    return {"embed": {"embedding": jax.random.normal(keys[2], (80, 64))}, "layers": layers, "lm_head": head}
+    return block_params()
 
 
 def shrinkage(config: Method, params: dict[str, Any], step: int) -> dict[str, float]:

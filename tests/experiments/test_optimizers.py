@@ -33,6 +33,7 @@ from experiments.training.optimizers import (
     make_schedule,
     refreshes,
 )
+from tests.experiments.blocks import block_params, gradients_at, hill
 
 STEPS = 40
 BASE = AlphaDecay(learning_rate=0.01, weight_decay=0.1, refresh_every=3)
@@ -44,20 +45,7 @@ def choices(field: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def params() -> dict[str, Any]:
-    keys = jax.random.split(jax.random.key(0), 4)
-    layers = {
-        "self_attn": {"q_proj": {"kernel": jax.random.normal(keys[0], (2, 64, 64))}},
-        "mlp": {"up_proj": {"kernel": jax.random.normal(keys[1], (2, 64, 96))}},
-        "input_norm": {"scale": jnp.ones((2, 64))},
-    }
-    return {"embed": {"embedding": jax.random.normal(keys[2], (80, 64))}, "layers": layers}
-
-
-def gradients_at(step: int, params: dict[str, Any]) -> dict[str, Any]:
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(step + 1), len(leaves))
-    drawn = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
+    return {name: leaf for name, leaf in block_params().items() if name != "lm_head"}
 
 
 def trained(config: Method, params: dict[str, Any], steps: int) -> tuple[dict[str, Any], Any]:
@@ -200,12 +188,6 @@ def test_refreshes_are_told_truly(method: Any, coupling: Any, params: dict[str, 
             seen += [step] * (tables[0] != tables[1])
     assert seen == [step for step in range(1, 8) if refreshes(config, step)]
     assert seen == ([1, 3, 6] if isinstance(config, MEASURING) else [])
-
-
-def hill(eigenvalues: np.ndarray) -> np.ndarray:
-    """Alpha of the upper half of every spectrum, by its definition."""
-    logs = np.log(np.sort(eigenvalues, axis=1))[:, eigenvalues.shape[1] // 2 :]
-    return 1 + logs.shape[1] / (logs - logs[:, :1]).sum(axis=1)
 
 
 @pytest.mark.parametrize("alpha_range", [(), (0.5, 2.0)])
