@@ -3,7 +3,7 @@
 
 from experiments.suites.questions import Arm, Question
 
-_GRID = {"learning_rate": (3e-3, 6e-3, 1.2e-2), "weight_decay": (0.3, 0.6, 1.2, 2.4)}
+_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (0.3, 0.6, 1.2, 2.4, 4.8)}
 _TYPES = ("down_proj", "gate_proj", "up_proj", "k_proj", "o_proj", "q_proj", "v_proj")
 _TWO_RATES = {"coupling": "adamw", "ratios": tuple((name, 2.073) for name in _TYPES)}
 """As in the question on two rates, where they beat AlphaDecay."""
