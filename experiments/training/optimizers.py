@@ -118,7 +118,7 @@ def make_adamc(config: AdamC | AlphaDecay | ByType, schedule: optax.Schedule) ->
     if isinstance(config, AlphaDecay):
         decay = functools.partial(oad.alphadecay, **_alphadecay(config))
     elif isinstance(config, ByType):
-        decay = functools.partial(candidates.fixed_ratios, ratios=dict(config.ratios), cautious=config.cautious)
+        decay = functools.partial(candidates.fixed_ratios, ratios=dict(config.ratios))
     return oad.adamc(
         schedule,
         config.b1,

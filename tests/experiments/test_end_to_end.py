@@ -57,6 +57,18 @@ def test_run_beats_unigrams_and_says_where_everything_is(finished_run: FinishedR
             assert min(image.size) > 400
 
 
+def test_rates_of_modules_are_told_and_logged_and_are_no_decays(
+    tiny_command: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--optimizer.method", "llr", "--optimizer.refresh-every", "2", "--steps", "2"]
+    assert not train.main([*tiny_command, *options, "--workdir", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "layers/mlp/up_proj/kernel/1" in shown and "The ratio is of the learning rate." in shown
+    assert not (tmp_path / "figures/decay.png").exists()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines if "alphadecay/score/layers/mlp/up_proj/kernel/1" in line] == [1, 2]
+
+
 def test_metrics_are_complete(finished_run: FinishedRun) -> None:
     metrics = read_metrics(finished_run.workdir / "metrics.jsonl")
     steps = {
