@@ -147,12 +147,18 @@ def test_order_of_modules_does_not_matter(order: list[int], seed: int, assign: s
 
 
 @few_examples
-@hypothesis.given(npst.arrays(np.float32, 7, elements=st.floats(-100, 100, width=32)), st.floats(0, 2), st.floats(0, 5))
+@hypothesis.given(
+    npst.arrays(np.float32, 7, elements=st.floats(-100, 100, width=32, allow_subnormal=False)),
+    st.floats(0, 2),
+    st.floats(0, 5),
+)
 def test_linear_stays_in_its_range_and_keeps_the_order(scores: np.ndarray, lo: float, width: float) -> None:
     assign: Any = oad.linear(lo, lo + width)
     ratios = np.asarray(assign(jnp.asarray(scores)), np.float64)
     within = ~np.asarray(assign.fenced(jnp.asarray(scores)))
-    if np.ptp(scores[within]) == 0:
+    spread = np.ptp(scores[within])
+    hypothesis.assume(spread == 0 or spread >= np.finfo(np.float32).tiny)  # XLA takes smaller ones for 0
+    if spread == 0:
         np.testing.assert_array_equal(ratios[within], 1)
         return
     assert ratios.min() == pytest.approx(lo, rel=1e-5, abs=1e-6)
