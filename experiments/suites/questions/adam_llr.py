@@ -6,7 +6,7 @@ from experiments.suites.questions import Arm, Question
 _ADAM = {"coupling": "adam"}
 _GRID = {
     "learning_rate": (3.75e-4, 7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2),
-    "weight_decay": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    "weight_decay": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
 }
 
 QUESTION = Question(

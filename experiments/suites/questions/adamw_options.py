@@ -18,15 +18,23 @@ QUESTION = Question(
             "by_type",
             {**_TWO_RATES, "learning_rate": 6e-3, "weight_decay": 0.6},
         ),
-        "Two rates, cautious": Arm("The same, cautious; tuned.", "by_type", {**_TWO_RATES, "cautious": True}, _GRID),
+        "Two rates, cautious": Arm(
+            "The same, cautious; tuned.",
+            "by_type",
+            {**_TWO_RATES, "cautious": True, "learning_rate": 3e-3, "weight_decay": 1.2},
+            _GRID,
+        ),
         "Two rates, corrected": Arm(
             "The same, following the learning rate but for the output layer's; tuned.",
             "by_type",
-            {**_TWO_RATES, "corrected": True},
+            {**_TWO_RATES, "corrected": True, "learning_rate": 6e-3, "weight_decay": 0.6},
             _GRID,
         ),
         "AlphaDecay, cautious": Arm(
-            "Cautious AlphaDecay; tuned.", "alphadecay", {"coupling": "adamw", "cautious": True}, _GRID
+            "Cautious AlphaDecay; tuned.",
+            "alphadecay",
+            {"coupling": "adamw", "cautious": True, "learning_rate": 3e-3, "weight_decay": 2.4},
+            _GRID,
         ),
     },
     primary=("Two rates, cautious", "Two rates"),
