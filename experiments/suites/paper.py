@@ -237,7 +237,13 @@ def _plasticity(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iter
     yield from itertools.starmap(PlannedRun, plasticity.planned(base, scale))
 
 
+def _plasticity_rates(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
+    """Three of the base models, fine-tuned at several learning rates."""
+    yield from itertools.starmap(PlannedRun, plasticity.planned_rates(base, scale))
+
+
 SUITES["plasticity"] = Suite("Which decay is best before fine-tuning, and which after it.", _plasticity)
+SUITES["plasticity-rates"] = Suite("The learning rate of fine-tuning, one seed.", _plasticity_rates)
 
 
 def _asked(question: Question) -> Callable[..., Iterator[PlannedRun]]:

@@ -48,8 +48,16 @@ TASKS: Mapping[str, Task] = {
     "books": Task("Next tokens of novels, histories and diaries.", 200, "corpus", "data/books/tfds"),
 }
 """The labelled sets are Pang and Lee's (subjectivity v1.0, sentence polarity v1.0, movie reviews v2.0; CC BY 4.0)."""
+FINETUNING_RATE = 1e-3
+"""Learning rate of all fine-tuning, whatever the base model and the task."""
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+"""Those that it was held against."""
+RATE_DECAYS = (0.0, 0.5, 3.0)
+"""Base models that rates were tried on, all of them with Uniform decay: the ends of the suite and its middle."""
+_RATE_SEED = 100
+"""Of the pre-training of these base models, which the suite itself has not got."""
 _LABELS = {"half-century": 4}
-_TUNED_RATE = 1e-3
+_ASKED_AT = (SCALES["nano"], SCALES["nano-fresh"])
 _BATCH, _LENGTH = 32, 128
 _PIECES = 4
 """A batch is cut into so many: activations then stay in the cache of a core, and a step takes half the time."""
@@ -93,7 +101,7 @@ def planned(base: Config, scale: Scale) -> Iterator[tuple[dict[str, str | float]
         base: The preset of the scale.
         scale: One of those that the question is asked at; none is planned at others.
     """
-    if scale not in (SCALES["nano"], SCALES["nano-fresh"]):
+    if scale not in _ASKED_AT:
         return
     for seed in range(BASE_SEEDS):
         models = list(base_models(base, seed))
@@ -104,17 +112,36 @@ def planned(base: Config, scale: Scale) -> Iterator[tuple[dict[str, str | float]
             yield labels, finetuning(model.config, task, seed=10 * seed + repeat)
 
 
-def finetuning(base: Config, task: str, seed: int) -> Any:
+def planned_rates(base: Config, scale: Scale) -> Iterator[tuple[dict[str, str | float], Config | ClassificationConfig]]:
+    """Labels and config of the runs that try learning rates of fine-tuning.
+
+    Args:
+        base: The preset of the scale.
+        scale: One of those that `planned` has runs at; none is planned at others.
+    """
+    if scale not in _ASKED_AT:
+        return
+    models = [model for model in base_models(base, _RATE_SEED) if model.method != "AlphaDecay"]
+    for model in models:
+        if model.decay not in RATE_DECAYS:
+            continue
+        for task, rate in itertools.product(TASKS, RATES):
+            config = finetuning(model.config, task, seed=10 * _RATE_SEED, learning_rate=rate)
+            yield {"task": task, "weight decay": model.decay, "learning rate": rate}, config
+
+
+def finetuning(base: Config, task: str, seed: int, learning_rate: float = FINETUNING_RATE) -> Any:
     """The run that teaches a base model a task.
 
     Args:
         base: The base model's own run.
         task: A key of `TASKS`.
         seed: Of the head and of the order of the data.
+        learning_rate: The peak.
     """
     plan = TASKS[task]
     common: dict[str, Any] = {
-        "optimizer": NoDecay(learning_rate=_TUNED_RATE),
+        "optimizer": NoDecay(learning_rate=learning_rate),
         "steps": plan.steps,
         "batch_size": _BATCH,
         "accumulate": _PIECES,

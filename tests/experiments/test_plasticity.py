@@ -16,6 +16,7 @@ from experiments.config import Config
 from experiments.finetune_config import ClassificationConfig
 from experiments.presets import from_command_line
 from experiments.report import plasticity as report
+from experiments.report import plasticity_rates
 from experiments.report.data import Book
 from experiments.report.statistics import group
 from experiments.suites import worker
@@ -23,7 +24,16 @@ from experiments.suites.__main__ import command_of
 from experiments.suites.cost import flops_of
 from experiments.suites.identity import name_of, settings_that_matter
 from experiments.suites.paper import runs_of
-from experiments.suites.plasticity import DECAYS, PRETRAINING, TASKS, finetuning, pretraining_seed
+from experiments.suites.plasticity import (
+    DECAYS,
+    FINETUNING_RATE,
+    PRETRAINING,
+    RATE_DECAYS,
+    RATES,
+    TASKS,
+    finetuning,
+    pretraining_seed,
+)
 from experiments.suites.results import Result, measured
 from experiments.suites.runner import Paths
 from experiments.suites.scales import SCALES
@@ -203,3 +213,39 @@ def test_base_models_are_ordinary_runs() -> None:
     base = next(run.config for run in RUNS if run.labels == labels)
     assert isinstance(base, Config) and (base.optimizer.coupling, base.optimizer.learning_rate) == ("adamw", 3e-3)
     assert getattr(base.optimizer, "unit_mean", False) and getattr(base.optimizer, "mean_over", "") == "weights"
+
+
+def test_rates_are_tried_on_a_seed_and_base_models_of_their_own() -> None:
+    runs = runs_of("plasticity-rates", SCALES["nano"], {})
+    assert len({name_of(run.config) for run in runs}) == len(runs) == len(RATE_DECAYS) * len(TASKS) * len(RATES)
+    assert not {name_of(run.config) for run in runs} & {name_of(run.config) for run in RUNS}
+    assert {run.config.optimizer.learning_rate for run in runs} == set(RATES) >= {FINETUNING_RATE}
+    compared = {run.config.base.run for run in RUNS if run.labels["task"] != PRETRAINING}  # type: ignore[attr-defined]
+    assert not {run.config.base.run for run in runs} & compared  # type: ignore[attr-defined]
+    assert runs_of("plasticity-rates", SCALES["60m"], {}) == []
+
+
+def test_the_best_rate_of_a_row_is_bold_and_only_whole_rows_are_counted() -> None:
+    runs = runs_of("plasticity-rates", SCALES["nano"], {})
+    rng = np.random.default_rng(0)
+    made = [run for run in runs if (run.labels["task"], run.labels["learning rate"]) != ("books", RATES[0])]
+    found = {name_of(run.config): outcome(run.config, final={"loss": float(rng.normal())}) for run in made}
+    book = Book({"nano": found}, {("plasticity-rates", "nano"): group(runs, found)}, {})
+    part = plasticity_rates._part(book, "nano")
+    rows: dict[tuple[Any, Any], dict[float, float]] = {
+        (run.labels["task"], run.labels["weight decay"]): {} for run in runs
+    }
+    for run in made:
+        row = rows[run.labels["task"], run.labels["weight decay"]]
+        row[float(run.labels["learning rate"])] = found[name_of(run.config)].final["loss"]
+    lines = part.table.splitlines()[2:]
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows.values(), strict=True):
+        best = min(row, key=row.__getitem__)
+        assert f"**{row[best]:.4f}**" in line and line.count("**") == 2
+        assert ("not made" in line) == (len(row) < len(RATES))
+    best_of_whole = [min(row, key=row.__getitem__) for row in rows.values() if len(row) == len(RATES)]
+    told = ", ".join(f"{rate:g} in {best_of_whole.count(rate)}" for rate in RATES if rate in best_of_whole)
+    assert (
+        part.line == f"Best of {len(RATES)} rates, in {len(best_of_whole)} of {len(rows)} rows that are whole: {told}."
+    )
