@@ -3,27 +3,38 @@
 
 from experiments.suites.questions import Arm, Question
 
-_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3), "weight_decay": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)}
+_RATES = (1.5e-3, 3e-3, 6e-3)
 _ADAM = {"coupling": "adam"}
+
+
+def _grid(*decays: float) -> dict[str, tuple[float, ...]]:
+    """Decays around those expected to be best; grids whose best cell is on an edge are widened."""
+    return {"learning_rate": _RATES, "weight_decay": decays}
+
 
 QUESTION = Question(
     title="Adam, repeated data, small",
     hypothesis="At the scale small, too, tuned AlphaDecay has a lower validation loss than tuned Uniform decay.",
     scale="small",
     arms={
-        "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": _GRID["learning_rate"]}),
-        "Uniform": Arm("One rate, tuned.", "uniform", _ADAM, _GRID),
-        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _ADAM, _GRID),
-        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAM, _GRID),
+        "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": _RATES}),
+        "Uniform": Arm("One rate, tuned.", "uniform", _ADAM, _grid(1e-5, 3e-5, 1e-4)),
+        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _ADAM, _grid(1e-4, 3e-4, 1e-3)),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAM, _grid(3e-5, 1e-4, 3e-4)),
         "Same mean": Arm(
             "All modules at the mean ratio that AlphaDecay gives to a weight, all else at the base rate.",
             "by_type",
             _ADAM,
             waits_for="the tuning runs of AlphaDecay",
         ),
-        "Gradient scale": Arm("Ratios by rms(gradient) / rms(weights), tuned.", "gradient_scale", _ADAM, _GRID),
+        "Gradient scale": Arm(
+            "Ratios by rms(gradient) / rms(weights), tuned.", "gradient_scale", _ADAM, _grid(1e-4, 3e-4, 1e-3)
+        ),
         "Range 0.1 to 3": Arm(
-            "AlphaDecay with a wider range, tuned.", "alphadecay", {**_ADAM, "scale_range": (0.1, 3.0)}, _GRID
+            "AlphaDecay with a wider range, tuned.",
+            "alphadecay",
+            {**_ADAM, "scale_range": (0.1, 3.0)},
+            _grid(3e-5, 1e-4, 3e-4),
         ),
         "By type": Arm(
             "Each type of module at the mean ratio that AlphaDecay gives to that type, fixed.",
