@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         table.check(_view(options))
+        _rule(options)
     except ValueError as error:
         return _failed(error, code=2)
     try:
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[=AXIS]",
         help="part of the model whose tensors hold all layers, along their first axis or this one",
     )
-    choose.add_argument("--min-eigenvalues", type=int, default=50, metavar="N", help="leave out smaller ones (50)")
+    choose.add_argument("--min-eigenvalues", type=int, metavar="N", help="leave out smaller ones (50); not with --all")
     measure = parser.add_argument_group("what is measured")
     measure.add_argument("--weight-decay", type=_rate, default=0.1, metavar="RATE", help="base rate (0.1)")
     measure.add_argument("--no-shuffle", action="store_true", help="no correlation traps: half the time")
@@ -166,8 +167,11 @@ def _stacked(text: str) -> tuple[str, int]:
 
 def _rule(options: argparse.Namespace) -> BlockMatrices:
     """Make the rule that the options ask for; patterns count in their order, and --all is the last of them."""
+    if options.all and options.min_eigenvalues is not None:
+        raise CheckpointError(f"--all takes any size, against --min-eigenvalues {options.min_eigenvalues}: give one")
     axes = dict(options.axes) | ({".*": True} if options.all else {})
-    return block_matrices(options.min_eigenvalues, stacked=dict(options.stacked), axes=axes)
+    smallest = 50 if options.min_eigenvalues is None else options.min_eigenvalues
+    return block_matrices(smallest, stacked=dict(options.stacked), axes=axes)
 
 
 def _view(options: argparse.Namespace) -> table.View:
@@ -196,7 +200,8 @@ def _run(options: argparse.Namespace) -> None:
         ]
     console = rich_console.Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     found = any(map(len, inspections))
-    written = _write(options, inspections) if found else []
+    # Files come first, since a closed pipe ends the command; what failed is told when the table is shown.
+    written, failed = _write(options, inspections) if found else ([], [])
     if found:
         _show(console, inspections, view)
     if options.left_out:
@@ -209,6 +214,8 @@ def _run(options: argparse.Namespace) -> None:
         console.print(*empty, sep="\n", markup=False, soft_wrap=True)
     elif empty:
         raise CheckpointError(" ".join(empty))
+    if failed:
+        raise CheckpointError(" ".join(failed))
 
 
 def _check_files(options: argparse.Namespace) -> None:
@@ -235,19 +242,18 @@ def _show(console: Any, inspections: Sequence[Inspection], view: table.View) -> 
         console.print(sentence, markup=False, soft_wrap=True)
 
 
-def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> list[pathlib.Path]:
-    """Write the files that are asked for, and list them."""
+def _write(options: argparse.Namespace, inspections: Sequence[Inspection]) -> tuple[list[pathlib.Path], list[str]]:
+    """Write the files that are asked for; list those that are written, and why others are not."""
     writers = {"json": output.write_json, "csv": output.write_csv, "html": output.write_html}
-    asked = {kind: path for kind in writers if (path := getattr(options, kind))}
-    for kind, path in asked.items():
+    written, failed = [], []
+    for kind, path in ((kind, getattr(options, kind)) for kind in writers if getattr(options, kind)):
         try:
             writers[kind](path, inspections)
+            written.append(path)
         except OSError as error:
             kept = f"what was measured is in {options.resume}" if options.resume else "--resume FILE keeps measurements"
-            raise CheckpointError(
-                f"--{kind} {path} cannot be written: {error.strerror or error}; name another file ({kept})"
-            ) from error
-    return list(asked.values())
+            failed.append(f"--{kind} {path} cannot be written: {error.strerror or error}; name another file ({kept})")
+    return written, failed
 
 
 @contextlib.contextmanager

@@ -196,6 +196,7 @@ def test_a_series_is_compared(tmp_path: pathlib.Path, capsys: pytest.CaptureFixt
 
 
 NOT_UNDERSTOOD = {
+    "min_eigenvalues must be",
     "required: PATH",
     "PATH",
     "no regular expression",
@@ -242,7 +243,6 @@ def test_options_reach_the_measuring(path: pathlib.Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(command, "inspect", inspect)
     options = [
-        "--all",
         "--axes",
         "query/kernel$=0:1,2",
         "--stacked",
@@ -255,9 +255,12 @@ def test_options_reach_the_measuring(path: pathlib.Path, monkeypatch: pytest.Mon
     assert run(path, *options, "--min-eigenvalues", "8", "--seed", "3", "--resume", "r") == 0
     rule = asked["modules"]
     assert (rule.min_eigenvalues, rule.stacked) == (8, (("layers", 1),))
-    assert rule.axes == (("query/kernel$", ((0,), (1, 2))), (".*", True))
+    assert rule.axes == (("query/kernel$", ((0,), (1, 2))),)
     assert (asked["exclude"], asked["weight_decay"], asked["seed"], asked["shuffle"]) == (["a"], 0.3, 3, True)
     assert str(asked["resume"]) == "r"
+    assert run(path, "--axes", "query/kernel$=0:1,2", "--all") == 0
+    assert asked["modules"].axes == (("query/kernel$", ((0,), (1, 2))), (".*", True))
+    assert asked["modules"].min_eigenvalues == 50
 
 
 def test_an_interruption_says_how_to_go_on(

@@ -172,3 +172,29 @@ def test_a_file_that_cannot_be_written_is_named(
         "optax-alphadecay: --csv /dev/full cannot be written: No space left on device; name another"
     )
     assert told in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_file_that_cannot_be_written_costs_neither_the_table_nor_other_files(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "m.npz", w=np.random.default_rng(0).normal(size=(64, 64)))
+    options = [
+        "--no-shuffle",
+        "--json",
+        "/dev/full",
+        "--csv",
+        str(tmp_path / "m.csv"),
+        "--html",
+        str(tmp_path / "m.html"),
+    ]
+    assert command.main([str(tmp_path / "m.npz"), *options]) == 1
+    shown = capsys.readouterr()
+    assert "alpha" in shown.out and f"Wrote {tmp_path / 'm.csv'}" in shown.out
+    assert (tmp_path / "m.csv").read_text().count("\n") == 2 and (tmp_path / "m.html").exists()
+    assert "--json /dev/full cannot be written" in shown.err and shown.err.count("\n") == 1
+
+
+def test_all_and_a_smallest_size_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["m", "--all", "--min-eigenvalues", "200"]) == 2
+    assert "--all takes any size, against --min-eigenvalues 200: give one" in capsys.readouterr().err
