@@ -50,7 +50,7 @@ TASKS: Mapping[str, Task] = {
 """The labelled sets are Pang and Lee's (subjectivity v1.0, sentence polarity v1.0, movie reviews v2.0; CC BY 4.0)."""
 FINETUNING_RATE = 1e-3
 """Learning rate of all fine-tuning, whatever the base model and the task."""
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """Those that it was held against."""
 RATE_DECAYS = (0.0, 0.5, 3.0)
 """Base models that rates were tried on, all of them with Uniform decay: the ends of the suite and its middle."""

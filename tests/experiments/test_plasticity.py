@@ -15,9 +15,8 @@ import scipy.stats
 from experiments.config import Config
 from experiments.finetune_config import ClassificationConfig
 from experiments.presets import from_command_line
-from experiments.report import plasticity as report
-from experiments.report import plasticity_rates
 from experiments.report.data import Book
+from experiments.report.plasticity import comparison, ranking, rates
 from experiments.report.statistics import group
 from experiments.suites import worker
 from experiments.suites.__main__ import command_of
@@ -118,7 +117,7 @@ def invent(noise: float, *, made: int = 3) -> dict[str, Result]:
 
 def part_of(found: dict[str, Result]) -> Any:
     cells = group(RUNS, found)
-    return report._part(Book({"nano": found}, {("plasticity", "nano"): cells}, {}), "nano")
+    return comparison._part(Book({"nano": found}, {("plasticity", "nano"): cells}, {}), "nano")
 
 
 def test_what_each_criterion_chooses_and_what_that_costs() -> None:
@@ -157,29 +156,29 @@ def test_a_seed_that_some_base_model_lacks_is_left_out() -> None:
         if run.labels == {"task": "books", "method": "Uniform", "weight decay": 0.5} and run.config.seed == 21
     }
     cells = group(RUNS, {name: result for name, result in three.items() if name not in lacking})
-    whole, kept = report.scores(group(RUNS, three), "books"), report.scores(cells, "books")
+    whole, kept = ranking.scores(group(RUNS, three), "books"), ranking.scores(cells, "books")
     expected = {arm: {**seeds, 2: {20: seeds[2][20], 22: seeds[2][22]}} for arm, seeds in whole.values.items()}
     assert len(lacking) == 1 and kept.values == expected
-    base = report.scores(cells, PRETRAINING)
-    assert base.of_seeds({0, 1}) == report.scores(group(RUNS, two), PRETRAINING)
-    found = report.agreement(base, kept.of_seeds({0, 1}), np.random.default_rng(0))
-    assert found == report.agreement(base.of_seeds({0, 1}), whole.of_seeds({0, 1}), np.random.default_rng(0))
+    base = ranking.scores(cells, PRETRAINING)
+    assert base.of_seeds({0, 1}) == ranking.scores(group(RUNS, two), PRETRAINING)
+    found = ranking.agreement(base, kept.of_seeds({0, 1}), np.random.default_rng(0))
+    assert found == ranking.agreement(base.of_seeds({0, 1}), whole.of_seeds({0, 1}), np.random.default_rng(0))
 
 
 def test_tau_is_scipys_with_ties_too() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.integers(5, size=(2, 20, 9)).astype(float)
     expected = [scipy.stats.kendalltau(*rows).statistic for rows in zip(first, second, strict=True)]
-    np.testing.assert_allclose(report.kendall(first, second), expected, rtol=1e-12)
-    assert np.isnan(report.kendall(np.ones((1, 4)), np.arange(4.0)[None]))
+    np.testing.assert_allclose(ranking.kendall(first, second), expected, rtol=1e-12)
+    assert np.isnan(ranking.kendall(np.ones((1, 4)), np.arange(4.0)[None]))
 
 
 def test_the_interval_of_tau_widens_with_noise_and_is_a_point_without() -> None:
     widths = []
     for noise in (0.0, 0.003, 0.05):
         cells = group(RUNS, invent(noise))
-        base, task = report.scores(cells, PRETRAINING), report.scores(cells, "books")
-        found = report.agreement(base, task, np.random.default_rng(0))
+        base, task = ranking.scores(cells, PRETRAINING), ranking.scores(cells, "books")
+        found = ranking.agreement(base, task, np.random.default_rng(0))
         assert found and found.arms == ARMS and -1 <= found.low <= found.high <= 1
         expected = scipy.stats.kendalltau(*([part.mean(arm) for arm in base.values] for part in (base, task)))
         assert found.tau == pytest.approx(expected.statistic)
@@ -191,7 +190,7 @@ def test_resolution_is_that_of_a_two_way_layout() -> None:
     values = np.random.default_rng(0).normal(size=(4, 3))
     arms = [("Uniform", float(decay)) for decay in range(4)]
     found, shifted = (
-        report.Scores(
+        ranking.Scores(
             {
                 arm: {seed: {0: value + shift * seed} for seed, value in enumerate(row)}
                 for arm, row in zip(arms, values, strict=True)
@@ -203,9 +202,9 @@ def test_resolution_is_that_of_a_two_way_layout() -> None:
     design = np.array([[1, *(i == a for i in range(1, 4)), *(j == b for j in range(1, 3))] for a, b in cells], float)
     _, [squares], *_ = np.linalg.lstsq(design, values.ravel(), rcond=None)
     expected = scipy.stats.t.ppf(0.975, 6) * math.sqrt(squares / 6) * math.sqrt(2 / 3)
-    assert report.resolution(found, arms) == pytest.approx(expected)
-    assert report.resolution(shifted, arms) == pytest.approx(expected)
-    assert math.isnan(report.resolution(report.Scores({arm: {0: {0: 1.0}} for arm in arms}), arms))
+    assert ranking.resolution(found, arms) == pytest.approx(expected)
+    assert ranking.resolution(shifted, arms) == pytest.approx(expected)
+    assert math.isnan(ranking.resolution(ranking.Scores({arm: {0: {0: 1.0}} for arm in arms}), arms))
 
 
 def test_base_models_are_ordinary_runs() -> None:
@@ -231,7 +230,7 @@ def test_the_best_rate_of_a_row_is_bold_and_only_whole_rows_are_counted() -> Non
     made = [run for run in runs if (run.labels["task"], run.labels["learning rate"]) != ("books", RATES[0])]
     found = {name_of(run.config): outcome(run.config, final={"loss": float(rng.normal())}) for run in made}
     book = Book({"nano": found}, {("plasticity-rates", "nano"): group(runs, found)}, {})
-    part = plasticity_rates._part(book, "nano")
+    part = rates._part(book, "nano")
     rows: dict[tuple[Any, Any], dict[float, float]] = {
         (run.labels["task"], run.labels["weight decay"]): {} for run in runs
     }
