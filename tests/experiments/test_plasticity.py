@@ -25,7 +25,6 @@ from experiments.suites.identity import name_of, settings_that_matter
 from experiments.suites.paper import runs_of
 from experiments.suites.plasticity import (
     DECAYS,
-    FINETUNING_RATE,
     PRETRAINING,
     RATE_DECAYS,
     RATES,
@@ -53,6 +52,7 @@ def test_every_base_is_taught_every_task_with_seeds_of_its_own() -> None:
             base = bases[run.config.base.run]  # type: ignore[attr-defined]
             assert {**base.labels, "task": ""} == {**run.labels, "task": ""}
             assert base.config.seed == pretraining_seed(run.config.seed)
+            assert run.config.optimizer.learning_rate == TASKS[str(run.labels["task"])].learning_rate
     # Seed 0 of pre-training comes first, and no run before its base.
     assert all(run.config.seed < 10 for run in RUNS[: len(RUNS) // 3])
     assert runs_of("plasticity", SCALES["60m"], {}) == []
@@ -218,7 +218,11 @@ def test_rates_are_tried_on_a_seed_and_base_models_of_their_own() -> None:
     runs = runs_of("plasticity-rates", SCALES["nano"], {})
     assert len({name_of(run.config) for run in runs}) == len(runs) == len(RATE_DECAYS) * len(TASKS) * len(RATES)
     assert not {name_of(run.config) for run in runs} & {name_of(run.config) for run in RUNS}
-    assert {run.config.optimizer.learning_rate for run in runs} == set(RATES) >= {FINETUNING_RATE}
+    assert (
+        {run.config.optimizer.learning_rate for run in runs}
+        == set(RATES)
+        >= {plan.learning_rate for plan in TASKS.values()}
+    )
     compared = {run.config.base.run for run in RUNS if run.labels["task"] != PRETRAINING}  # type: ignore[attr-defined]
     assert not {run.config.base.run for run in runs} & compared  # type: ignore[attr-defined]
     assert runs_of("plasticity-rates", SCALES["60m"], {}) == []

@@ -19,12 +19,13 @@ from experiments.suites.plasticity import PRETRAINING, TASKS
 
 ABOUT = (
     "AdamW at one learning rate: no decay, and Uniform and AlphaDecay (ratios divided by their mean over weights) at "
-    "each decay. All weights of every base model are then trained on every task, three seeds each, by one recipe. Nats "
-    "are mean cross-entropies on the test split (books: validation split), absolute and not gains; mean ± standard "
-    "deviation over pre-training seeds of means over fine-tuning seeds. Tau is Kendall's, of pre-training loss and "
-    "task nats over base models: 1 if both rank alike. Its 95 % interval resamples pre-training and fine-tuning seeds; "
-    "with one pre-training seed it knows of fine-tuning noise alone. Best models are picked by the same runs that "
-    "price them, so prices are a little too high. Seeds that some base model does not have yet are left out."
+    "each decay. All weights of every base model are then trained on every task, three seeds each, by one recipe and "
+    "at the task's learning rate. Nats are mean cross-entropies on the test split (books: validation split), absolute "
+    "and not gains; mean ± standard deviation over pre-training seeds of means over fine-tuning seeds. Tau is "
+    "Kendall's, of pre-training loss and task nats over base models: 1 if both rank alike. Its 95 % interval resamples "
+    "pre-training and fine-tuning seeds; with one pre-training seed it knows of fine-tuning noise alone. Best models "
+    "are picked by the same runs that price them, so prices are a little too high. Seeds that some base model does not "
+    "have yet are left out."
 )
 
 

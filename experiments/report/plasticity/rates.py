@@ -7,12 +7,13 @@ from experiments.report.data import Book
 from experiments.report.parts import Part, Section
 from experiments.report.statistics import Cell
 from experiments.report.text import NOT_MADE, table
-from experiments.suites.plasticity import FINETUNING_RATE, RATE_DECAYS, RATES, TASKS
+from experiments.suites.plasticity import RATE_DECAYS, RATES, TASKS
 
 ABOUT = (
     "Base models of AdamW with a pre-training seed that the comparison above does not have, fine-tuned by its recipe "
-    f"but for the peak of the learning rate; there it is {FINETUNING_RATE:g}. Nats of the validation split at the end, "
-    "one seed; the lowest of a row is bold."
+    "but for the peak of the learning rate. The comparison has one rate for each task, whatever the base model: "
+    f"{', '.join(f'{task} {plan.learning_rate:g}' for task, plan in TASKS.items())}. Nats of the validation split at "
+    "the end, one seed; the lowest of a row is bold."
 )
 
 
