@@ -32,7 +32,7 @@ QUESTION = Question(
         "LLR": Arm(
             "Uniform decay, and a learning rate per module of 1 to 5 times the base rate, by alpha; tuned.",
             "llr",
-            _ADAM,
+            {**_ADAM, "learning_rate": 1.2e-2, "weight_decay": 3e-3},
             _GRID,
         ),
     },
