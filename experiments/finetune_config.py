@@ -89,3 +89,12 @@ class ContinuationConfig(Config):
 
     base: BaseConfig = BaseConfig()
     """Where it starts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbingConfig(RunConfig):
+    """A look into a pre-trained run with a labelled task: nothing is trained, so that it has no steps."""
+
+    data: LabelledConfig
+    base: BaseConfig = BaseConfig()
+    """What is measured."""

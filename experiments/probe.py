@@ -12,16 +12,11 @@ import numpy as np
 import tyro
 
 from experiments.command_line import ends_in_a_line
-from experiments.data.labelled import LabelledText, encoded_splits, load
-from experiments.finetune_config import LabelledConfig
 from experiments.finetuning import probe_figures
-from experiments.finetuning.base import BaseRun, read_base, restore_base
-from experiments.finetuning.probing import Probe, probe, states_of
-from experiments.finetuning.ranks import Ranks, head_ranks
+from experiments.finetuning.base import read_base
+from experiments.finetuning.inside import Inside, look_inside
+from experiments.finetuning.ranks import Ranks
 from experiments.finetuning.recipe import task_of
-from experiments.models.common import abstract_model
-from experiments.models.llama import Llama
-from experiments.parallel import sharding
 from experiments.training.metrics import read_metrics
 
 
@@ -62,54 +57,40 @@ def main(args: Sequence[str] | None = None) -> int:
         base = read_base(options.checkpoint.expanduser(), options.tokenizer)
         chosen = {name: getattr(options, name) for name in ("sequence_length", "hold_out", "text_feature")}
         data = task_of(options.task, options.data_dir, base, **chosen)
-        task, params = load(data), _weights(base)
+        found = look_inside(base, data)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    probes = _probes(base, params, task, data)
-    ranks = head_ranks(params, base.model.num_heads)
-    labels = np.array([example.label for example in task.splits[task.scored]])
-    majority = float(np.bincount(labels).max() / len(labels))
-    _show(probes, ranks, majority, task.scored)
+    _show(found)
     out = options.out or base.dir / f"probe-{data.name.replace('/', '-')}"
     path = base.dir / "metrics.jsonl"
-    for figure in probe_figures.draw(out, probes, majority, ranks, read_metrics(path) if path.exists() else []):
+    for figure in probe_figures.draw(out, found, read_metrics(path) if path.exists() else []):
         print(f"figure      {figure}")
-    found = {"probes": [each._asdict() for each in probes], "ranks": _plain(ranks), "majority": majority}
-    (out / "probe.json").write_text(json.dumps({"base": base.digest, "task": data.name, **found}, indent=1) + "\n")
+    numbers = {
+        "probes": [each._asdict() for each in found.probes],
+        "ranks": _plain(found.ranks),
+        "majority": found.majority,
+    }
+    (out / "probe.json").write_text(json.dumps({"base": base.digest, "task": data.name, **numbers}, indent=1) + "\n")
     print(f"numbers     {out / 'probe.json'}")
     return 0
 
 
-def _weights(base: BaseRun) -> Any:
-    """The base run's parameters, on one device."""
-    return restore_base(base.dir, base.model, sharding.one_device_mesh())
-
-
-def _probes(base: BaseRun, params: Any, task: LabelledText, data: LabelledConfig) -> list[Probe]:
-    """A probe of every layer."""
-    graphdef, _ = abstract_model(base.model, Llama)
-    splits = encoded_splits(data)
-    states = {split: states_of(graphdef, params, examples) for split, examples in splits.items()}
-    labels = {split: examples.labels for split, examples in splits.items()}
-    return [
-        probe({split: part[layer] for split, part in states.items()}, labels, task.scored, layer)
-        for layer in range(base.model.num_layers + 1)
-    ]
-
-
-def _show(probes: Sequence[Probe], ranks: dict[str, list[list[Ranks]]], majority: float, scored: str) -> None:
+def _show(found: Inside) -> None:
     """Prints both tables."""
-    print(f"Linear probes, accuracy on the {scored} split (majority class: {majority:.2%}); block 0 is the embedding.")
-    print("block     C      train  validation  scored  nats")
-    for each in probes:
-        print(
-            f"{each.layer:<5} {each.inverse_penalty:>7g}  {each.train_accuracy:>7.2%}  {each.validation_accuracy:>9.2%}"
-            f"  {each.accuracy:>7.2%}  {each.loss:.4f}"
-        )
+    print(
+        f"Linear probes: accuracy by split; nats are of the {found.scored} split, where the majority class has "
+        f"{found.majority:.2%}. Block 0 is the embedding."
+    )
+    tested = found.scored != "validation"
+    print(f"block  1/penalty   train  validation  {f'{found.scored:>6}  ' if tested else ''}nats")
+    for each in found.probes:
+        model = f"{each.layer:<5}  {each.inverse_penalty:>9g}"
+        accuracies = f"{each.train_accuracy:>6.2%}  {each.validation_accuracy:>10.2%}"
+        print(f"{model}  {accuracies}  {f'{each.accuracy:>6.2%}  ' if tested else ''}{each.loss:.4f}")
     print("\nRanks of attention's products, means over heads; pseudo-rank is over the width of a head.")
     print("product    block  pseudo  stable  entropy")
-    for product, blocks in ranks.items():
+    for product, blocks in found.ranks.items():
         for block, heads in enumerate(blocks):
             pseudo, stable, entropy = np.mean(heads, axis=0)
             print(f"{product:<10} {block:<5}  {pseudo:>6.3f}  {stable:>6.2f}  {entropy:>7.2f}")

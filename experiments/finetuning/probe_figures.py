@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.finetuning.inside import Inside
 from experiments.finetuning.probing import Probe
 from experiments.finetuning.ranks import Ranks
 from experiments.style import COLOURS, MARKERS, STYLE
@@ -18,20 +19,12 @@ NORM = "norm/"
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 
-def draw(
-    directory: pathlib.Path,
-    probes: Sequence[Probe],
-    majority: float,
-    ranks: Mapping[str, list[list[Ranks]]],
-    metrics: list[dict[str, float]],
-) -> list[pathlib.Path]:
+def draw(directory: pathlib.Path, found: Inside, metrics: list[dict[str, float]]) -> list[pathlib.Path]:
     """Draws all figures, as PNG files.
 
     Args:
         directory: Where to.
-        probes: One a layer.
-        majority: Accuracy of a constant answer.
-        ranks: As `ranks.head_ranks` gives them.
+        found: What was measured.
         metrics: The pre-training run's metrics.jsonl, read; norms are drawn if it has them.
 
     Returns:
@@ -39,7 +32,7 @@ def draw(
     """
     directory.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        figures = {"probes": draw_probes(probes, majority), "ranks": draw_ranks(ranks)}
+        figures = {"probes": draw_probes(found.probes, found.majority), "ranks": draw_ranks(found.ranks)}
         if any(name.startswith(NORM) for line in metrics for name in line):
             figures["norms"] = draw_norms(metrics)
         for name, figure in figures.items():

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from experiments.report import ablations, correction, figures, tables
 from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio
 from experiments.report.parts import Part, Section
-from experiments.report.plasticity import comparison, rates
+from experiments.report.plasticity import comparison, inside, rates
 from experiments.report.published import refresh_seconds
 from experiments.report.statistics import ACCURACY, PERPLEXITY, Measure, best_of, compare_cells
 from experiments.report.text import LEGEND, outcome, settings, with_labels
@@ -116,7 +116,7 @@ def _vision_sweep(book: Book, scale: str) -> Part:
     return Part(line, tables.sweep_vision(book.cells["sweep-vision", scale]))
 
 
-FURTHER = (*correction.SECTIONS, comparison.section(), rates.section())
+FURTHER = (*correction.SECTIONS, comparison.section(), inside.section(), rates.section())
 """What is neither a question nor of the paper."""
 SECTIONS = (
     *FURTHER,

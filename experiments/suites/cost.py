@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Mapping
 
 from experiments.config import RunConfig
-from experiments.finetune_config import ClassificationConfig
+from experiments.finetune_config import ClassificationConfig, ProbingConfig
 from experiments.suites.identity import name_of
 from experiments.suites.results import Result
 from experiments.suites.scales import Scale
@@ -28,7 +28,7 @@ def flops_of(config: RunConfig) -> float:
         forward = positions * _forward(vit.num_layers, vit.hidden_size, 2 * vit.intermediate_size, positions)
         validated = _VALIDATION_IMAGES.get(config.data.name.split(":")[0], 0)
         trained = config.steps * config.batch_size
-    elif isinstance(config, ClassificationConfig):
+    elif isinstance(config, ClassificationConfig | ProbingConfig):
         model, length = config.model, config.data.sequence_length
         forward = _forward(model.num_layers, model.hidden_size, 3 * model.intermediate_size, length)
         validated, trained = _VALIDATION_TEXTS * length, config.steps * config.batch_size * length

@@ -232,18 +232,16 @@ SUITES: dict[str, Suite] = {
 }  # fmt: skip
 
 
-def _plasticity(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
-    """Base models over decays, and each of them fine-tuned."""
-    yield from itertools.starmap(PlannedRun, plasticity.planned(base, scale))
+def _after(
+    planned: Callable[[Config, Scale], Iterator[tuple[Labels, RunConfig]]],
+) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
+    """Runs that start from base models."""
+    return lambda base, scale, found: itertools.starmap(PlannedRun, planned(base, scale))
 
 
-def _plasticity_rates(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
-    """Three of the base models, fine-tuned at several learning rates."""
-    yield from itertools.starmap(PlannedRun, plasticity.planned_rates(base, scale))
-
-
-SUITES["plasticity"] = Suite("Which decay is best before fine-tuning, and which after it.", _plasticity)
-SUITES["plasticity-rates"] = Suite("The learning rate of fine-tuning, one seed.", _plasticity_rates)
+SUITES["plasticity"] = Suite("Which decay is best before fine-tuning, and which after it.", _after(plasticity.planned))
+SUITES["plasticity-inside"] = Suite("What decay does to layers and heads.", _after(plasticity.planned_probes))
+SUITES["plasticity-rates"] = Suite("The learning rate of fine-tuning, one seed.", _after(plasticity.planned_rates))
 
 
 def _asked(question: Question) -> Callable[..., Iterator[PlannedRun]]:

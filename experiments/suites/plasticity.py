@@ -14,6 +14,7 @@ from experiments.finetune_config import (
     ClassifierConfig,
     ContinuationConfig,
     LabelledConfig,
+    ProbingConfig,
 )
 from experiments.methods import NoDecay
 from experiments.suites.identity import name_of
@@ -131,6 +132,29 @@ def planned_rates(base: Config, scale: Scale) -> Iterator[tuple[dict[str, str | 
             yield {"task": task, "weight decay": model.decay, "learning rate": rate}, config
 
 
+def planned_probes(base: Config, scale: Scale) -> Iterator[tuple[dict[str, str | float], ProbingConfig]]:
+    """Labels and config of a look into every base model, with every labelled task.
+
+    Args:
+        base: The preset of the scale.
+        scale: One of those that `planned` has runs at; none is planned at others.
+    """
+    if scale not in _ASKED_AT:
+        return
+    labelled = [task for task, plan in TASKS.items() if plan.source != "corpus"]
+    for seed in range(BASE_SEEDS):
+        for task, model in itertools.product(labelled, base_models(base, seed)):
+            config = ProbingConfig(
+                model=model.config.model,
+                data=_labelled(model.config, task),
+                optimizer=model.config.optimizer,
+                steps=0,
+                seed=seed,
+                base=BaseConfig(run=name_of(model.config), config=model.config),
+            )
+            yield {"task": task, "method": model.method, "weight decay": model.decay}, config
+
+
 def finetuning(base: Config, task: str, seed: int, learning_rate: float | None = None) -> Any:
     """The run that teaches a base model a task.
 
@@ -161,7 +185,15 @@ def finetuning(base: Config, task: str, seed: int, learning_rate: float | None =
             unique_tokens=0,
         )
         return ContinuationConfig(model=base.model, data=data, **common)
-    labelled = LabelledConfig(
+    sizes = {field.name: getattr(base.model, field.name) for field in dataclasses.fields(ModelConfig)}
+    model = ClassifierConfig(**sizes, num_labels=_LABELS.get(task, 2))
+    return ClassificationConfig(model=model, data=_labelled(base, task), **common)
+
+
+def _labelled(base: Config, task: str) -> LabelledConfig:
+    """A labelled task in the vocabulary of a base model."""
+    plan = TASKS[task]
+    return LabelledConfig(
         task,
         "folder" if plan.source == "folder" else "embedded",
         pathlib.Path(plan.dir),
@@ -169,6 +201,3 @@ def finetuning(base: Config, task: str, seed: int, learning_rate: float | None =
         corpus=base.data.corpus,
         sequence_length=_LENGTH,
     )
-    sizes = {field.name: getattr(base.model, field.name) for field in dataclasses.fields(ModelConfig)}
-    model = ClassifierConfig(**sizes, num_labels=_LABELS.get(task, 2))
-    return ClassificationConfig(model=model, data=labelled, **common)

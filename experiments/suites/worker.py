@@ -12,13 +12,14 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import rich.console
 
 from experiments.config import Config, RunConfig
-from experiments.finetune_config import ClassificationConfig, ContinuationConfig
+from experiments.finetune_config import ClassificationConfig, ContinuationConfig, ProbingConfig
+from experiments.finetuning import inside
 from experiments.finetuning.classification import TEXT_CLASSIFICATION
 from experiments.finetuning.continuation import CONTINUATION
 from experiments.suites import provenance
@@ -40,6 +41,7 @@ _TASKS: dict[type[RunConfig], Task] = {
     Config: LANGUAGE_MODELING,
 }
 """What runs of each kind learn; the first kind that a run is of."""
+StartsFromBase = TypeVar("StartsFromBase", bound=ClassificationConfig | ContinuationConfig | ProbingConfig)
 IN_USE = 75
 """Exit code of a process whose run another process is making."""
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -127,8 +129,11 @@ def _stop_without(parent: int) -> None:
 def _train_to_end(config: RunConfig, preemption: Preemption) -> None:
     """Takes a run from wherever its folder is to its end, without figures."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False)
-    if isinstance(config, ClassificationConfig | ContinuationConfig):
+    if isinstance(config, ClassificationConfig | ContinuationConfig | ProbingConfig):
         config = _with_base(config, preemption)
+    if isinstance(config, ProbingConfig):
+        inside.measure(config)
+        return
     run_to_end(config, preemption, console, _task_of(config))
 
 
@@ -139,9 +144,7 @@ def _task_of(config: RunConfig) -> Task:
     raise TypeError(f"no task has runs like {type(config).__name__}")
 
 
-def _with_base(
-    config: ClassificationConfig | ContinuationConfig, preemption: Preemption
-) -> ClassificationConfig | ContinuationConfig:
+def _with_base(config: StartsFromBase, preemption: Preemption) -> StartsFromBase:
     """The run with the folder of its base model beside its own; a base that is not finished there is made first."""
     base = dataclasses.replace(config.base, dir=config.workdir.parent / config.base.run)
     if base.config is not None and base.config.steps not in steps_in(base.dir / "checkpoints"):

@@ -13,10 +13,13 @@ import pytest
 import scipy.stats
 
 from experiments.config import Config
-from experiments.finetune_config import ClassificationConfig
+from experiments.finetune_config import ClassificationConfig, ProbingConfig
+from experiments.finetuning.base import restore_base
+from experiments.finetuning.ranks import head_ranks
+from experiments.parallel import sharding
 from experiments.presets import from_command_line
 from experiments.report.data import Book
-from experiments.report.plasticity import comparison, ranking, rates
+from experiments.report.plasticity import comparison, inside, ranking, rates
 from experiments.report.statistics import group
 from experiments.suites import worker
 from experiments.suites.__main__ import command_of
@@ -32,7 +35,7 @@ from experiments.suites.plasticity import (
     finetuning,
     pretraining_seed,
 )
-from experiments.suites.results import Result, measured
+from experiments.suites.results import Curve, Result, measured
 from experiments.suites.runner import Paths
 from experiments.suites.scales import SCALES
 from experiments.training.preemption import Preemption
@@ -91,6 +94,18 @@ def test_the_worker_makes_the_base_first_and_then_goes_on_from_it(
     found = measured(config.workdir)
     assert {"loss", "accuracy", "seen_loss", "test_loss", "test_accuracy"} <= found["final"].keys()
     assert "norm/up_proj" in found["curve"]
+    looked = ProbingConfig(
+        base.model, data, base.optimizer, steps=0, base=config.base, workdir=tmp_path / "a look inside"
+    )
+    with Preemption() as preemption:
+        worker._train_to_end(looked, preemption)
+    inside_it = measured(looked.workdir)
+    by_block = inside_it["curve"]["validation/probe_test_accuracy"]
+    assert by_block.steps == [0, 1, 2] and inside_it["final"]["probe_test_accuracy"] == by_block.values[-1]
+    weights = restore_base(tmp_path / name_of(base), base.model, sharding.one_device_mesh())
+    expected = np.mean(head_ranks(weights, base.model.num_heads)["W_V W_O"][1], axis=0)
+    found_ranks = [inside_it["final"][f"{kind}_rank_vo"] for kind in ("pseudo", "stable", "entropy")]
+    np.testing.assert_allclose(found_ranks, expected, rtol=1e-5)
     again = dataclasses.replace(config, seed=2, workdir=tmp_path / "again")
     with Preemption() as preemption:
         worker._train_to_end(again, preemption)
@@ -252,3 +267,41 @@ def test_the_best_rate_of_a_row_is_bold_and_only_whole_rows_are_counted() -> Non
     assert (
         part.line == f"Best of {len(RATES)} rates, in {len(best_of_whole)} of {len(rows)} rows that are whole: {told}."
     )
+
+
+def test_what_decay_does_inside_is_compared_with_no_decay() -> None:
+    looks = runs_of("plasticity-inside", SCALES["nano"], {})
+    assert len({name_of(run.config) for run in looks}) == len(looks) == 3 * ARMS * 4
+    assert {run.config.base.run for run in looks} == {  # type: ignore[attr-defined]
+        name_of(run.config) for run in RUNS if run.labels["task"] == PRETRAINING
+    }
+    rng, found = np.random.default_rng(0), {}
+    noise = {run: float(rng.normal(scale=1e-3)) for run in map(lambda each: name_of(each.config), looks)}
+    for run in looks:
+        decay, name = float(run.labels["weight decay"]), name_of(run.config)
+        ranks = {f"validation/pseudo_rank_{each}": Curve([1, 2], [0.5, 0.7 - 0.1 * decay]) for each in ("qk", "vo")}
+        final = {"probe_test_accuracy": 0.6 + 0.1 * decay + noise[name]}
+        found[name] = dataclasses.replace(outcome(run.config, final=final), curve=ranks)
+    for run in RUNS:
+        if isinstance(run.config, ClassificationConfig):
+            final = {"loss": 0.5, "seen_loss": 0.3 + 0.05 * float(run.labels["weight decay"])}
+            found[name_of(run.config)] = outcome(run.config, final=final)
+    cells = {
+        (suite, "nano"): group(runs, found) for suite, runs in (("plasticity-inside", looks), ("plasticity", RUNS))
+    }
+    part = inside._part(Book({"nano": found}, cells, {}), "nano")
+    rows = {line.split(" | ")[0].strip("| "): line for line in part.table.splitlines()}
+    assert rows["Uniform 1"].endswith("| 0.550 ± 0.000 | 0.550 ± 0.000 | 0.1500 ± 0.0000 |")
+    one, none = (
+        [noise[name_of(r.config)] for r in looks if (r.labels["task"], r.labels["method"]) == ("half-century", method)
+         and r.labels["weight decay"] in (0.0, 1.0)]
+        for method in ("Uniform", "No decay")
+    )  # fmt: skip
+    expected = scipy.stats.ttest_rel(0.1 + np.array(one), none)
+    low, high = expected.confidence_interval()
+    told = f"**{0.1 + np.mean(one) - np.mean(none):+.4f} ({low:+.4f} to {high:+.4f})**"
+    assert rows["Uniform 1 - No decay"].split(" | ")[1] == told
+    assert "not made" not in part.table and "gap, nats: No decay" in part.line
+    assert [axes.get_title() for axes in part.draw().figure.axes][-1] == "gap, nats"  # type: ignore[misc]
+    alone = inside._part(Book({"nano": found}, {("plasticity-inside", "nano"): group(looks, {})}, {}), "nano")
+    assert "not made" in alone.table and alone.line == "Highest for each number: not made."

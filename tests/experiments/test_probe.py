@@ -118,7 +118,8 @@ def test_command_reads_what_a_run_holds(
     command = [str(finished_run.workdir), str(folder), "--sequence-length", "16", "--out", str(tmp_path / "out")]
     assert program.main(command) == 0
     printed = capsys.readouterr().out
-    assert "accuracy on the validation split (majority class: 50.00%)" in printed
+    assert "nats are of the validation split, where the majority class has 50.00%" in printed
+    assert "block  1/penalty   train  validation  nats" in printed.splitlines()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "norms.png",
         "probe.json",
