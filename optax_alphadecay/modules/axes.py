@@ -55,7 +55,8 @@ def as_stacks(name: str, position: int, leaf: Any, choice: Choice, advise_stacke
     shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
     if not isinstance(choice, bool | MuonDimensionNumbers | MatrixAxes):
         raise ValueError(
-            f"alphadecay: modules holds {choice!r} for {name!r}; use True, False or optax.contrib.MuonDimensionNumbers."
+            f"alphadecay: modules says {choice!r} of the leaf {name!r}; a choice is True, False or"
+            " optax.contrib.MuonDimensionNumbers. To choose by name pass block_matrices(axes={'a pattern': ...})."
         )
     if not jnp.issubdtype(dtype, jnp.floating) or len(shape) < 2 or math.prod(shape) == 0:
         raise ValueError(

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from optax_alphadecay.modules.axes import (
 from optax_alphadecay.modules.named_axes import NamedAxes, named_axes
 from optax_alphadecay.modules.names import excluded_as
 from optax_alphadecay.modules.paths import KeyPath, PyTree, matches, path_components, path_name
-from optax_alphadecay.modules.ready import ReadyRule
+from optax_alphadecay.modules.ready import RULES, STACKED, ReadyRule
 
 Sizes = tuple[int, ...] | int
 
@@ -76,8 +77,27 @@ class BlockMatrices:
         """
         decisions = self.decide(params)
         if error := next((decision.error for decision in decisions if decision.error), None):
-            raise ValueError(error)
+            raise ValueError("\n".join(filter(None, (error, self.advice(params)))))
         return jax.tree.unflatten(jax.tree.structure(params), [decision.choice for decision in decisions])
+
+    def advice(self, params: PyTree) -> str:
+        """Name the ready rules, two at most, to which all that is unclear here is clear; nothing if there are none."""
+        unclear = sum(decision.error is not None for decision in self.decide(params))
+        mine = [model for model, rules in RULES.items() if set(rules) <= set(self.ready)]
+        mine = [model for model in mine if not any(set(RULES[model]) < set(RULES[other]) for other in mine)]
+        candidates = [*itertools.combinations(RULES, 1), *itertools.combinations(RULES, 2)]
+        for models in candidates if unclear else ():
+            ready = tuple(rule for model in models for rule in RULES[model])
+            known = tuple((name, axis) for model in models for name, axis in STACKED.get(model, {}).items())
+            rule = dataclasses.replace(self, ready=self.ready + ready, stacked=self.stacked or known)
+            if not any(decision.error for decision in rule.decide(params)):
+                call = f"modules_for({', '.join(map(repr, (*mine, *models)))})"
+                what = f"all {unclear} such leaves" if unclear > 1 else "this leaf"
+                return (
+                    f"Or pass modules={call}: it has rules for {what}, by their names. That is a guess: look at"
+                    f" explain(params, {call}) first."
+                )
+        return ""
 
     def decide(self, params: PyTree) -> list[Decision]:
         """Decide for every leaf, in leaf order, and say why."""

@@ -141,7 +141,11 @@ def explain(params: PyTree, modules: ModuleRule = None, mask: Mask = None) -> st
     table.append(f"{count} module{'s' * (count != 1)} in {len(holding)} of {len(records)} leaves.")
     table += [f"{unmatched} matches no leaf." for unmatched in unmatched_names(modules, params)]
     errors = {re.sub(r"\d+", "", record.name): record.error for record in records[::-1] if record.error}
-    return "\n".join([*table, *reversed(errors.values())])  # one for all layers that are alike
+    rule = block_matrices() if modules is None else modules
+    advice = rule.advice(params) if isinstance(rule, BlockMatrices) else ""
+    return "\n".join(
+        [*table, *reversed(errors.values()), *filter(None, [advice])]
+    )  # one error for layers that are alike
 
 
 def _described(record: LeafRecord) -> str:

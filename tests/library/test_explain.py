@@ -156,3 +156,41 @@ def test_initialising_shapes_warns_like_initialising_arrays() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jax.eval_shape(oad.alphadecay(0.1).init, {"w": jax.ShapeDtypeStruct((64, 64), jnp.float32)})
+
+
+def attention(width: int = 64, heads: int = 4) -> dict[str, Any]:
+    inward, outward = jnp.ones((width, heads, width // heads)), jnp.ones((heads, width // heads, width))
+    return {**{name: {"kernel": inward} for name in ("query", "key", "value")}, "out": {"kernel": outward}}
+
+
+@pytest.mark.parametrize(
+    ("params", "call"),
+    [
+        (attention(), "modules_for('flax')"),
+        ({"conv": {"kernel": jnp.ones((3, 3, 64, 64))}}, "modules_for('convolutions')"),
+        ({"experts": {"up": jnp.ones((4, 64, 96))}}, "modules_for('tunix')"),
+        ({"conv": {"kernel": jnp.ones((3, 3, 64, 64))}, **attention()}, "modules_for('flax', 'convolutions')"),
+    ],
+)
+def test_what_is_unclear_is_sent_to_the_ready_rules_that_know_it(params: dict[str, Any], call: str) -> None:
+    with pytest.raises(ValueError, match="cannot be guessed") as error:
+        oad.block_matrices()(params)
+    advice = str(error.value).splitlines()[-1]
+    assert f"modules={call}: " in advice and "a guess" in advice
+    assert oad.explain(params).splitlines()[-1] == advice
+    rule = eval(call, {"modules_for": oad.modules_for})
+    assert not any(record.error for record in oad.leaf_records(params, rule))
+    assert "modules_for" not in oad.explain(params, rule)
+
+
+def test_no_ready_rule_is_named_where_none_knows_all_leaves() -> None:
+    with pytest.raises(ValueError, match="cannot be guessed") as error:
+        oad.block_matrices()({**attention(), "w": jnp.ones((64, 64, 64))})
+    assert "modules_for" not in str(error.value)
+
+
+@pytest.mark.parametrize("mine", ["flax", "maxtext"])
+def test_advice_keeps_the_ready_rules_that_were_passed(mine: str) -> None:
+    rule = oad.modules_for(mine, stacked=[])
+    advice = oad.explain({**attention(), "conv": {"kernel": jnp.ones((3, 3, 64, 64))}}, rule).splitlines()[-1]
+    assert f"modules=modules_for('{mine}', 'convolutions'): " in advice

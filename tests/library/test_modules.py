@@ -88,7 +88,7 @@ def test_masked_nodes_and_none_leaves_are_passed_over() -> None:
     ("choice", "message"),
     [
         ({"w": True, "v": True}, "'v' of shape .* cannot be a module"),
-        ({"w": "yes", "v": False}, "modules holds 'yes' for 'w'"),
+        ({"w": "yes", "v": False}, "modules says 'yes' of the leaf 'w'"),
         ({"w": MuonDimensionNumbers(0, 0), "v": False}, "'w'.*distinct"),
         ({"w": MuonDimensionNumbers(0, 2), "v": False}, r"\(2,\) are out of range for 'w' of shape \(2, 3\)"),
         ({"w": MuonDimensionNumbers((), 1), "v": False}, "non-empty"),
