@@ -207,6 +207,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.left_out:
         for inspection in inspections:
             table.print_left_out(console, inspection)
+    for path, inspection in zip(paths, inspections, strict=True):
+        if inspection.source != (given := printable(str(pathlib.Path(path)))):
+            console.print(f"Of {given}, {inspection.source} was read.", markup=False, soft_wrap=True)
     for path in written:
         console.print(f"Wrote {path}, with all modules.", markup=False, soft_wrap=True)
     empty = [f"{each.source}: {' '.join(sentences(each))}" for each in inspections if not len(each)]

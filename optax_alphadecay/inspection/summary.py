@@ -56,9 +56,13 @@ def _random(modules: Sequence[ModuleRecord]) -> list[str]:
     if not light:
         return ["Every tail is heavy: heavier than in 999 of 1,000 random matrices of the same shape."]
     has = "has" if len(light) == 1 else "have"
+    heavy = len(compared) - len(light)
+    others = (
+        "" if not heavy else " The other has a heavy one." if heavy == 1 else f" The other {heavy} have a heavy one."
+    )
     return [
         f"{len(light)} of {_count(len(compared), 'module', 'modules')} {has} a light tail, no heavier than a random"
-        f" matrix of the same shape can have: {_names(light)}."
+        f" matrix of the same shape can have: {_names(light)}.{others}"
     ]
 
 

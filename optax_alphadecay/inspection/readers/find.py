@@ -81,12 +81,19 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         if tensor.name not in of_trainer
     ]
     return Checkpoint(
-        str(path),
+        printable(str(_what_was_read(path, files))),
         tuple(sorted(named, key=lambda tensor: natural_key(tensor.name))),
         tuple(map(_printable, left_out)),
         _lora_scale(path if path.is_dir() else path.parent),
         _fingerprint(files),
     )
+
+
+def _what_was_read(path: pathlib.Path, files: Sequence[pathlib.Path]) -> pathlib.Path:
+    """The file or the folder that the tensors are in: of a folder with several steps, for instance, the one taken."""
+    if len(files) > 1:
+        return path
+    return files[0].parent if files[0].name == orbax_folders.TREE else files[0]
 
 
 def _printable(left: LeftOut) -> LeftOut:
@@ -110,7 +117,7 @@ def _read(path: pathlib.Path) -> tuple[list[pathlib.Path], list[Tensor], list[Le
             tensors, left_out = _read_all(files)
             return files, tensors, left_out + _not_read(path, files)
     if tree := orbax_folders.find(path):
-        return [tree / "_METADATA"], *orbax_folders.read(tree)
+        return [tree / orbax_folders.TREE], *orbax_folders.read(tree)
     only = "".join(f"; {left.name} is {left.reason}" for left in _not_read(path, []))
     raise CheckpointError(f"{path}: there is no checkpoint in this folder; what can be read is {_FORMATS}{only}")
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from optax_alphadecay.inspection.tensors import CheckpointError, LeftOut, Tensor, natural_key, require
 
-_TREE = "_METADATA"
+TREE = "_METADATA"
+"""The file that describes a tree of arrays."""
 # Folders that hold a tree of parameters, inside the folder of a step.
 _ITEMS = ("params", "items", "default", "state", "model", "pytree")
 
@@ -22,10 +23,10 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
         reverse=True,
     )
     for folder in [path, path / "checkpoints"]:
-        if (folder / _TREE).exists():
+        if (folder / TREE).exists():
             return folder
         for item in _ITEMS:
-            if (folder / item / _TREE).exists():
+            if (folder / item / TREE).exists():
                 return folder / item
     for step in steps:
         if found := find(step):

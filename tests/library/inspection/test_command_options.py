@@ -198,3 +198,14 @@ def test_a_file_that_cannot_be_written_costs_neither_the_table_nor_other_files(
 def test_all_and_a_smallest_size_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["m", "--all", "--min-eigenvalues", "200"]) == 2
     assert "--all takes any size, against --min-eigenvalues 200: give one" in capsys.readouterr().err
+
+
+def test_the_file_that_was_taken_from_a_folder_is_named(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "m.npz", w=np.random.default_rng(0).normal(size=(64, 64)))
+    (tmp_path / "train.py").write_text("")
+    assert command.main([str(tmp_path), "--no-shuffle"]) == 0
+    assert f"Of {tmp_path}, {tmp_path / 'm.npz'} was read." in capsys.readouterr().out
+    assert command.main([str(tmp_path / "m.npz"), "--no-shuffle"]) == 0
+    assert "was read" not in capsys.readouterr().out

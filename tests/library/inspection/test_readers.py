@@ -149,6 +149,9 @@ def test_orbax_in_the_layouts_of_flax_maxtext_and_this_project(tmp_path: pathlib
         checkpoint = open_checkpoint(path)
         read = contents(checkpoint)
         assert read.keys() == {"layers/up", "scale"}, path
+        newest = {flax: "checkpoint_7", maxtext: "10/items", ours.parent: "checkpoints/3/params"}
+        if path in newest:
+            assert checkpoint.path == str(path / newest[path])
         assert read["layers/up"].dtype == jnp.bfloat16
         np.testing.assert_array_equal(read["layers/up"], np.asarray(params["layers"]["up"]))  # type: ignore[index]
         in_state = "maxtext" in str(path)

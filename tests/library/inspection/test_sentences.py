@@ -42,7 +42,9 @@ def test_a_tail_is_heavy_from_four_units_below_a_random_one(eigenvalues: int, li
     heavy, light = module("heavy", alpha=limit - 1e-3, **known), module("light", alpha=limit + 1e-3, **known)
     assert said_of(heavy)[2] == "Every tail is heavy: heavier than in 999 of 1,000 random matrices of the same shape."
     is_light = "a light tail, no heavier than a random matrix of the same shape can have"
-    assert said_of(heavy, light, module("other"))[3] == f"1 of 2 modules has {is_light}: light."
+    assert (
+        said_of(heavy, light, module("other"))[3] == f"1 of 2 modules has {is_light}: light. The other has a heavy one."
+    )
     assert said_of(light)[2] == f"1 of 1 module has {is_light}: light."
     assert said_of(light, light)[2] == f"2 of 2 modules have {is_light}: light, light."
 
