@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 
 import jax
@@ -68,7 +69,8 @@ def pl_alpha_hill(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -
       in, as those of an orthogonal matrix.
 
     Raises:
-      ValueError: if the solver is unknown, or is stochastic and the fit another than :func:`median`.
+      ValueError: if the fit is no function of eigenvalues, or the solver is unknown, or is stochastic and the fit
+        another than :func:`median`.
 
     Example:
       >>> import jax
@@ -93,6 +95,9 @@ def alpha_hat(fit: powerlaw.Fit | None = None, *, solver: Solver = "auto") -> Me
 
     Returns:
       A metric with float32 scores; NaN where :func:`pl_alpha_hill` is.
+
+    Raises:
+      ValueError: as :func:`pl_alpha_hill`.
 
     References:
       Martin et al., `Predicting trends in the quality of state-of-the-art neural networks without access to
@@ -172,6 +177,15 @@ def _fit_for(name: str, fit: powerlaw.Fit | None, solver: Solver) -> powerlaw.Fi
     """Return the fit, or the default one, if it can be made with the solver."""
     check_solver(solver)
     fit = powerlaw.median() if fit is None else fit
+    try:
+        inspect.signature(fit).bind("eigenvalues")
+    except TypeError as error:
+        uncalled = f"; call it: {fit.__name__}()" if inspect.isfunction(fit) else ""
+        raise ValueError(
+            f"{name}: fit must be a function of eigenvalues, such as median() makes, got {fit!r}{uncalled}."
+        ) from error
+    except ValueError:
+        pass  # a function written in C, which does not tell its arguments
     # Estimated quantiles are too smooth for a fit that searches for the start of the tail.
     if not isinstance(fit, powerlaw.UpperHalf) and (isinstance(solver, Stochastic) or solver == "stochastic"):
         raise ValueError(f"{name}: only the fit median() can be made to what solver={solver!r} estimates, not {fit!r}.")

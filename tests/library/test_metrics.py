@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -101,6 +102,21 @@ def test_spectral_scores_modules_with_equally_many_eigenvalues_at_once() -> None
 def test_fits_must_give_one_alpha_a_module() -> None:
     with pytest.raises(ValueError, match=r"one score a module, shape \(3,\)"):
         measure(oad.pl_alpha_hill(lambda values: values.mean()), [jnp.asarray(WEIGHTS)], [jnp.asarray(GRADIENTS)])
+
+
+@pytest.mark.parametrize("build", [oad.pl_alpha_hill, oad.alpha_hat])
+@pytest.mark.parametrize(
+    ("fit", "said"), [("median", "got 'median'"), (oad.median, r"call it: median\(\)"), (lambda: 2.0, "call it")]
+)
+def test_what_is_no_fit_is_refused_when_built(build: Callable[..., oad.Metric], fit: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"fit must be a function of eigenvalues.*{said}"):
+        build(fit)
+
+
+def test_a_fit_may_hide_its_arguments() -> None:
+    with pytest.raises(ValueError, match="signature"):
+        inspect.signature(max)
+    assert callable(oad.pl_alpha_hill(max))  # what it gives is checked when it is called
 
 
 SPECTRAL: list[Callable[..., oad.Metric]] = [
