@@ -166,6 +166,11 @@ def _order(seed: int, epoch: int, number: int) -> np.ndarray:
 def _from_folder(folder: pathlib.Path) -> tuple[tuple[str, ...], dict[str, list[Example]]]:
     """Files `train`, `validation` and `test` of JSON lines with `text` and `label`; `labels.txt` may name labels."""
     lines: dict[str, list[Line]] = {}
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder.absolute()}: pass one with the files train.jsonl and validation.jsonl, whose "
+            "lines have `text` and `label`"
+        )
     for path in files_in(folder):
         split = split_of(path, folder)
         if split is not None and path.name.endswith((".jsonl", ".jsonl.xz", ".jsonl.gz")):

@@ -101,7 +101,7 @@ def _show(plan: _Plan, console: rich.console.Console) -> None:
         told = f", {failures} failed before (--retry-failed makes them again)" if failures else ""
         console.print(f"{suite:<12} {len(part)} runs, {len(waiting)} left{told}, {hours} of one process")
     hours = duration(sum(map(plan.estimate.seconds, plan.left.values())))
-    console.print(f"In all {len(plan.left)} runs left, {hours} of one process, by {plan.estimate.basis}.")
+    console.print(f"In all {len(plan.left)} runs left, {hours} of one process, estimated from {plan.estimate.basis}.")
 
 
 def _make(

@@ -58,7 +58,7 @@ class Estimate:
             found: Results by the names of the runs.
         """
         self._rate = scale.flops_per_second
-        self.basis = f"{scale.flops_per_second:.0e} operations a second, as of {scale.device}"
+        self.basis = f"{scale.flops_per_second:.0e} operations a second, those of {scale.device}"
         known = [(flops_of(config), found.get(name_of(config))) for config in configs]
         made = [(flops, result.seconds) for flops, result in known if result and result.seconds is not None]
         if made:

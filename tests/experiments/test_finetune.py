@@ -201,7 +201,8 @@ def test_what_does_not_fit_is_told_in_a_line(
     assert "is another vocabulary than that of the run" in (error := error_of(copy, opinions)) and "512 pieces" in error
     (copy / "config.json").write_text(json.dumps(settings))
     assert "no tokenizer at" in error_of(copy, opinions, "--tokenizer", tmp_path / "no.model")
-    assert "there is no folder" in error_of(copy, "./no-such-folder")
+    missing = error_of(copy, "./no-such-folder")
+    assert "there is no folder" in missing and "train.jsonl" in missing and "`label`" in missing
     assert "no train split of glue/sst2" in error_of(copy, "glue/sst2", "--data-dir", tmp_path)
     shutil.rmtree(copy / "checkpoints")
     assert "has no intact checkpoint" in error_of(copy, opinions)
