@@ -10,6 +10,7 @@ import tyro
 
 from experiments.command_line import ends_in_a_line
 from experiments.data.labelled import load
+from experiments.data.labelled_folder import listed
 from experiments.finetune_config import ClassificationConfig, ContinuationConfig
 from experiments.finetuning.base import read_base
 from experiments.finetuning.classification import TEXT_CLASSIFICATION
@@ -57,15 +58,15 @@ def main(args: Sequence[str] | None = None) -> int:
         config = _config(options)
         if isinstance(config, ClassificationConfig):
             _describe(config)
-            return launch(config, TEXT_CLASSIFICATION)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return launch(config, CONTINUATION)
+    return launch(config, TEXT_CLASSIFICATION if isinstance(config, ClassificationConfig) else CONTINUATION)
 
 
 def _config(options: Options) -> ClassificationConfig | ContinuationConfig:
     """The run that the options ask for; raises a ValueError or FileNotFoundError that says what is wrong."""
+    options.check()
     base = read_base(options.checkpoint.expanduser(), options.tokenizer)
     name = pathlib.Path(options.task.removeprefix(CORPUS)).name
     workdir = options.workdir or base.dir.with_name(f"{base.dir.name}-{name.replace(':', '-')}")
@@ -90,6 +91,8 @@ def _describe(config: ClassificationConfig) -> None:
     copies = ", ".join(f"{number} {split}" for split, number in task.dropped.items() if number) or "none"
     labels = ", ".join(task.labels) or f"{config.model.num_labels} labels"
     print(f"{config.data.name} ({labels}): {sizes} texts; dropped as copies of a text in a later split: {copies}")
+    if task.left_out:
+        print(f"left out, since their names are of no split or not of JSON lines: {listed(task.left_out)}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,15 @@ class LabelledConfig:
     """Share of the train split, by a hash of the texts, that becomes the validation split of a set without one."""
     text_feature: str = ""
     """Feature of a TFDS set that is the text; empty for the usual names."""
+    digest: str = dataclasses.field(default="", compare=False)
+    """Of all texts and labels, so that a run does not go on with others; empty in suites, whose results have it."""
+
+    def __post_init__(self) -> None:
+        """Refuses what no text fits into."""
+        if self.sequence_length < 2:
+            raise ValueError(f"--sequence-length {self.sequence_length}: a text has two marks at least, give 2 or more")
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(f"--hold-out {self.hold_out:g}: give a share of the train split, such as 0.1")
 
     @property
     def example(self) -> LabelledBatch:

@@ -12,12 +12,16 @@ import numpy as np
 import tyro
 
 from experiments.command_line import ends_in_a_line
+from experiments.data.labelled import load
+from experiments.finetune_config import LabelledConfig
 from experiments.finetuning import probe_figures
-from experiments.finetuning.base import read_base
+from experiments.finetuning.base import BaseRun, read_base
 from experiments.finetuning.inside import Inside, look_inside
 from experiments.finetuning.ranks import Ranks
 from experiments.finetuning.recipe import task_of
 from experiments.training.metrics import read_metrics
+
+NUMBERS = "probe.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Options:
     tokenizer: pathlib.Path | None = None
     """The run's vocabulary, if it is no longer where the run had it."""
     out: pathlib.Path | None = None
-    """Folder for probe.json and the figures; by default CHECKPOINT/probe-TASK."""
+    """Folder for probe.json and the figures; by default CHECKPOINT/probe-TASK. A probe of other settings stays."""
 
 
 @ends_in_a_line
@@ -57,12 +61,14 @@ def main(args: Sequence[str] | None = None) -> int:
         base = read_base(options.checkpoint.expanduser(), options.tokenizer)
         chosen = {name: getattr(options, name) for name in ("sequence_length", "hold_out", "text_feature")}
         data = task_of(options.task, options.data_dir, base, **chosen)
+        out = options.out or base.dir / f"probe-{data.name.replace('/', '-')}"
+        settings = _settings(base, data)
+        _refuse_another(out, settings)
         found = look_inside(base, data)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     _show(found)
-    out = options.out or base.dir / f"probe-{data.name.replace('/', '-')}"
     path = base.dir / "metrics.jsonl"
     for figure in probe_figures.draw(out, found, read_metrics(path) if path.exists() else []):
         print(f"figure      {figure}")
@@ -71,9 +77,27 @@ def main(args: Sequence[str] | None = None) -> int:
         "ranks": _plain(found.ranks),
         "majority": found.majority,
     }
-    (out / "probe.json").write_text(json.dumps({"base": base.digest, "task": data.name, **numbers}, indent=1) + "\n")
-    print(f"numbers     {out / 'probe.json'}")
+    (out / NUMBERS).write_text(json.dumps({"settings": settings, **numbers}, indent=1) + "\n")
+    print(f"numbers     {out / NUMBERS}")
     return 0
+
+
+def _settings(base: BaseRun, data: LabelledConfig) -> dict[str, Any]:
+    """What decides the numbers."""
+    words = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    words |= {"digest": load(data).digest, "dir": data.dir.absolute()}
+    return {"base": base.digest, **{name: str(value) for name, value in words.items()}}
+
+
+def _refuse_another(out: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Raises a ValueError if a folder has the probe of other settings."""
+    path = out / NUMBERS
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text()).get("settings", {})
+    if differing := [name for name, value in settings.items() if before.get(name) != value]:
+        told = "; ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in differing)
+        raise ValueError(f"{out} has the probe of other settings ({told}): pass another --out")
 
 
 def _show(found: Inside) -> None:

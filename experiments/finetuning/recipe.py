@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import math
 import pathlib
+import re
 from typing import Any
 
 from experiments.data.labelled import load
@@ -38,8 +40,24 @@ class Recipe:
     seed: int = 0
     """Seeds the head and the order of the data."""
 
+    def check(self) -> None:
+        """Refuses what no run can be made of.
 
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+        Raises:
+            ValueError: Names the option, its value and what it takes.
+        """
+        least = {"epochs": 1, "steps": 0, "batch_size": 1, "sequence_length": 2, "seed": 0}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} {getattr(self, name)}: give {lowest} or more")
+        if self.seed >= 2**32:
+            raise ValueError(f"--seed {self.seed}: give less than 2**32")
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate {self.learning_rate:g}: give a number from 0 on, such as 1e-3")
+
+
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 _STEPS_ON_A_CORPUS = 200
 _VALIDATIONS = 10
 
@@ -52,13 +70,21 @@ def task_of(task: str, data_dir: pathlib.Path, base: BaseRun, **options: Any) ->
         data_dir: The tensorflow-datasets directory of the latter.
         base: Whose vocabulary to read them in.
         **options: Further fields of the config.
+
+    Raises:
+        ValueError: It can be none of these, or an option is out of range.
     """
     vocabulary = {"tokenizer": base.data.tokenizer, "corpus": base.data.corpus, **options}
     folder = pathlib.Path(task).expanduser()
     if task in TASKS:
         return LabelledConfig(task, "embedded", **vocabulary)
-    if folder.is_dir() or task.startswith((".", "/", "~")):
+    if task and (folder.is_dir() or task.startswith((".", "/", "~"))):
         return LabelledConfig(folder.name, "folder", folder, **vocabulary)
+    if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", task):
+        raise ValueError(
+            f"there is no task {task!r}: give {' or '.join(TASKS)}, a folder as ./{folder.name or 'reviews'}, or a "
+            f"TFDS set such as glue/sst2; {CORPUS}FOLDER is a task of experiments.finetune alone"
+        )
     return LabelledConfig(task, "tfds", data_dir.expanduser(), **vocabulary)
 
 
@@ -70,7 +96,7 @@ def classification(base: BaseRun, data: LabelledConfig, recipe: Recipe, workdir:
     texts = len(task.splits["train"])
     return ClassificationConfig(
         model=ClassifierConfig(**dataclasses.asdict(base.model), num_labels=max(labels, len(task.labels))),
-        data=data,
+        data=dataclasses.replace(data, digest=task.digest),
         base=BaseConfig(base.dir, base.digest),
         **_common(recipe, recipe.steps or max(1, round(recipe.epochs * texts / recipe.batch_size)), workdir),
     )

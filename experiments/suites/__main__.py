@@ -93,7 +93,9 @@ def _show(plan: _Plan, console: rich.console.Console) -> None:
     """Shows what is left of each suite, and how long it takes."""
     for suite, part in plan.suites.items():
         if not part:
-            console.print(f"{suite:<12} no runs known yet: it takes the best of a sweep, or is made at another scale")
+            others = [name for name, scale in SCALES.items() if runs_of(suite, scale, {})]
+            why = f"is made at {', '.join(others)}" if others else "takes the best of a sweep, or waits for settings"
+            console.print(f"{suite:<12} no runs at this scale: it {why}")
             continue
         waiting = [config for name, config in part.items() if name in plan.left]
         hours = duration(sum(map(plan.estimate.seconds, waiting)))
@@ -142,8 +144,16 @@ def _outcome(result: Result | None) -> str:
 
 
 def _distinct(runs: Iterable[PlannedRun], seeds: int | None) -> dict[str, RunConfig]:
-    """Runs by name, those of the first seeds alone if so many are asked for: cells of a table may share a run."""
-    return {name_of(run.config): run.config for run in runs if seeds is None or run.config.seed < seeds}
+    """Runs by name, those of the first seeds alone if so many are asked for: cells of a table may share a run.
+
+    What starts from a base model counts by the seed of that.
+    """
+    return {name_of(run.config): run.config for run in runs if seeds is None or _seed(run.config) < seeds}
+
+
+def _seed(config: RunConfig) -> int:
+    base = getattr(getattr(config, "base", None), "config", None)
+    return config.seed if base is None else int(base.seed)
 
 
 def _is_left(result: Result | None, *, retry: bool) -> bool:

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.data import corpus
+from experiments.data import corpus, vocabulary
 
 VOCAB_SIZE = 512
 
@@ -161,9 +161,9 @@ def test_interrupted_tokenizer_leaves_no_file_in_its_place(
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            corpus.train_tokenizer([texts[0].text], 400, path)
+            vocabulary.train_tokenizer([texts[0].text], 400, path)
     assert not path.exists()
-    corpus.train_tokenizer([texts[0].text], 400, path)
+    vocabulary.train_tokenizer([texts[0].text], 400, path)
     assert sentencepiece.SentencePieceProcessor(model_file=str(path)).vocab_size() == 400
 
 
@@ -190,10 +190,10 @@ def test_vocabulary_is_llamas_in_kind_and_of_the_train_split(tmp_path: pathlib.P
 
 
 def test_impossible_vocabulary_is_named(small: corpus.Corpus, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="no vocabulary of 100 pieces"):
+    with pytest.raises(ValueError, match="--vocab-size 100: "):
         corpus.prepare(small.dir.parent, 100)
     with pytest.raises(ValueError, match="no vocabulary of 9999 pieces"):
-        corpus.train_tokenizer(["little text"], 9999, tmp_path / "some.model")
+        vocabulary.train_tokenizer(["little text"], 9999, tmp_path / "some.model")
 
 
 def test_command_line(small: corpus.Corpus) -> None:

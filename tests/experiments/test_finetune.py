@@ -18,7 +18,7 @@ from flax import nnx
 from sklearn.linear_model import LogisticRegression
 
 from experiments import finetune
-from experiments.data.labelled import Example, LabelledText
+from experiments.data.labelled import Example, LabelledText, load
 from experiments.finetune_config import ClassifierConfig
 from experiments.finetuning import bag_of_words
 from experiments.models.classifier import Classifier, last_token_states
@@ -204,6 +204,55 @@ def test_what_does_not_fit_is_told_in_a_line(
     missing = error_of(copy, "./no-such-folder")
     assert "there is no folder" in missing and "train.jsonl" in missing and "`label`" in missing
     assert "no train split of glue/sst2" in error_of(copy, "glue/sst2", "--data-dir", tmp_path)
+    for task in ("half-centry", "", "half century", "a:b:c"):
+        assert f"there is no task {task!r}: give party or half-century" in error_of(copy, task)
+    for broken in ("[]", "{", '{"model": {}, "data": {}}', '{"model": [], "data": {"dir": "", "tokenizer": ""}}', "1"):
+        (copy / "config.json").write_text(broken)
+        assert "is not the config.json of a run" in error_of(copy, opinions)
+    (copy / "config.json").write_text(json.dumps(settings))
     shutil.rmtree(copy / "checkpoints")
     assert "has no intact checkpoint" in error_of(copy, opinions)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("--epochs", "0", "1"), ("--steps", "-5", "0"), ("--batch-size", "0", "1"), ("--sequence-length", "1", "2"),
+     ("--seed", "-1", "0"), ("--seed", str(2**70), "2**32"), ("--learning-rate", "nan", "0"),
+     ("--learning-rate", "inf", "0"), ("--learning-rate", "-1", "0")],
+)  # fmt: skip
+def test_options_out_of_range_are_named(
+    option: str, value: str, least: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune.main([str(tmp_path), option, value]) == 1
+    said = capsys.readouterr().err
+    shown = f"{float(value):g}" if option == "--learning-rate" else value
+    assert said.startswith(f"error: {option} {shown}: give ") and least in said and said.count("\n") == 1
+
+
+def test_a_run_does_not_go_on_with_other_texts(
+    finished_run: FinishedRun, opinions: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = shutil.copytree(opinions, tmp_path / "task")
+    options = ["--steps", "1", "--batch-size", "8", "--sequence-length", "16", "--workdir", str(tmp_path / "run")]
+    command = [str(finished_run.workdir), str(task), *options]
+    assert finetune.main(command) == 0
+    (task / "README.txt").write_text("Of no split.")
+    capsys.readouterr()
+    load.cache_clear()
+    assert finetune.main(command) == 0
+    output = capsys.readouterr().out
+    assert "Finished before" in output and "README.txt" in output.splitlines()[1]
+    lines = (task / "train.jsonl").read_text().splitlines()
+    (task / "train.jsonl").write_text("\n".join(reversed(lines)))
+    load.cache_clear()
+    assert finetune.main(command) == 1
+    assert "data.digest" in capsys.readouterr().err
+
+
+def test_texts_without_words_have_a_baseline() -> None:
+    splits = {
+        split: [Example("a b c" if n % 2 else "d e f", n % 2, "x") for n in range(8)]
+        for split in ("train", "validation")
+    }
+    assert bag_of_words.measure(LabelledText(("no", "yes"), splits, {})).bag_of_words == 1.0

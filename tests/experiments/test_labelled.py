@@ -91,7 +91,10 @@ def test_a_held_out_part_has_no_copies_and_stays_the_same(tmp_path: pathlib.Path
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"train": [("a", None), ("b", 1)], "validation": [("c", 0)]}, r"train\.jsonl:1 has no label but text, label"),
+        (
+            {"train": [("a", None), ("b", 1)], "validation": [("c", 0)]},
+            r"train\.jsonl:1 has the label None: each line",
+        ),
         (
             {"train": [("a", 0), ("b", 1)], "validation": [("c", 2)]},
             r"validation\.jsonl:1 has the unknown label 2: .*0, 1",
@@ -102,7 +105,15 @@ def test_a_held_out_part_has_no_copies_and_stays_the_same(tmp_path: pathlib.Path
             {"train": [("a", 0), ("b", 1)], "test": [("c", 0)]},
             "bad has no validation split but train, test: --hold-out",
         ),
-        ({"validation": [("c", 0)]}, "bad has no train split but validation"),
+        ({"validation": [("c", 0)]}, r"bad has no train split but validation: it is train\.jsonl"),
+        ({"train": [], "validation": [("c", 0)]}, "bad has no train split but validation"),
+        ({"train": [("a", 0), ("b", 1)], "validation": []}, "the validation split of .*bad has no line"),
+        (
+            {"train": [("a", 0), ("b", "1")], "validation": [("c", 0)]},
+            r"train\.jsonl:2 has the label '1' and .*train\.jsonl:1 has 0: write all labels as numbers",
+        ),
+        ({"train": [("a", True), ("b", 1)], "validation": [("c", 0)]}, r"train\.jsonl:1 has the label True"),
+        ({"train": [("a", 0), ("\ud800 b", 1)], "validation": [("c", 0)]}, r"train\.jsonl:2 has half of a surrogate"),
         ({"train": [("a", 0)], "validation": [("A", 0)]}, "all texts of the train split of bad have a copy"),
     ],
 )
@@ -116,10 +127,86 @@ def test_labels_may_be_words_and_have_names(tmp_path: pathlib.Path) -> None:
     words = write(tmp_path / "words", train=[("a", "no"), ("b", "yes")], validation=[("c", "yes")])
     assert load(words).labels == ("no", "yes")
     assert [each.label for each in load(words).splits["validation"]] == [1]
-    named = write(tmp_path / "named", train=[("a", 0), ("b", 2)], validation=[("c", 1)])
-    (tmp_path / "named" / "labels.txt").write_text("bad\nfair\ngood\n")
-    assert load(named).labels == ("bad", "fair", "good")
+    named = write(tmp_path / "named", train=[("a", 0), ("b", 2), ("c", 1)], validation=[("d", 1)])
+    (tmp_path / "named" / "labels.txt").write_bytes("\ufeffvery bad\r\nso so\r\n\r\ngood \r\n".encode())
+    assert load(named).labels == ("very bad", "so so", "good")
     assert [each.label for each in load(named).splits["validation"]] == [1]
+    words = write(tmp_path / "order", train=[("a", "so so"), ("b", "good")], validation=[("c", "so so")])
+    (tmp_path / "order" / "labels.txt").write_text("so so\ngood")
+    assert [each.label for each in load(words).splits["train"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (b"bad\ngood\nbad\n", r"labels\.txt has 'bad' twice"),
+        (b"bad\n\xff", r"labels\.txt is not UTF-8: .* at byte 4"),
+        (b"bad", "unknown label 1: the labels are 0, those of labels.txt"),
+        (b"bad\ngood\nnone", "the test split of bad has the label 2, counted from 0, and the train split has no text"),
+    ],
+)
+def test_bad_names_of_labels_are_told(tmp_path: pathlib.Path, names: bytes, message: str) -> None:
+    config = write(
+        tmp_path / "bad", train=[("a", 0), ("b", 1)], validation=[("c", 1)], test=[("d", names.count(b"\n"))]
+    )
+    (tmp_path / "bad" / "labels.txt").write_bytes(names)
+    with pytest.raises(ValueError, match=message):
+        load(config)
+
+
+def test_files_of_no_split_are_told(tmp_path: pathlib.Path) -> None:
+    config = write(tmp_path / "task", train=[("a", 0), ("b", 1)], validation=[("c", 1)])
+    (tmp_path / "task" / "TEST").mkdir()
+    (tmp_path / "task" / "TEST" / "x.jsonl").write_text("{}")
+    (tmp_path / "task" / "train-2.jsonl").write_text("{}")
+    (tmp_path / "task" / "train.txt").write_text("more")
+    for number in range(9):
+        (tmp_path / "none" / f"{number}.jsonl").parent.mkdir(exist_ok=True)
+        (tmp_path / "none" / f"{number}.jsonl").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"no train split but 0\.jsonl, .*, 4\.jsonl and 4 more: it is train"):
+        load(LabelledConfig("none", "folder", tmp_path / "none"))
+    (tmp_path / "task" / "test.JSONL").write_text('{"text": "d", "label": 1}')
+    assert load(config).left_out == ("TEST/x.jsonl", "train-2.jsonl", "train.txt")
+    assert [each.text for each in load(config).splits["test"]] == ["d"]
+
+
+def test_a_digest_is_of_texts_labels_and_their_names(tmp_path: pathlib.Path) -> None:
+    rows: list[tuple[str, object]] = [("a", 0), ("b", 1)]
+    other: list[tuple[str, object]] = [("a", 1), ("b", 0)]
+    digests = []
+    for number, (train, names) in enumerate([(rows, ""), (rows, ""), (other, ""), (rows, "no\nyes")]):
+        config = write(tmp_path / str(number), train=train, validation=[("c", 0)])
+        (tmp_path / str(number) / "labels.txt").write_text(names)
+        digests.append(load(config).digest)
+    assert digests[0] == digests[1] and len({*digests}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hold_out": 1.5}, "--hold-out 1.5: give a share"),
+        ({"hold_out": float("nan")}, "--hold-out nan"),
+        ({"hold_out": -0.1}, "--hold-out -0.1"),
+        ({"sequence_length": 1}, "--sequence-length 1"),
+    ],
+)
+def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LabelledConfig(**options)
+
+
+def test_a_part_is_not_held_out_twice(tmp_path: pathlib.Path) -> None:
+    config = write(tmp_path / "task", train=[("a", 0), ("b", 1)], validation=[("c", 1)])
+    with pytest.raises(ValueError, match=r"task has a validation split: leave out --hold-out 0\.2"):
+        load(dataclasses.replace(config, hold_out=0.2))
+    alone = write(tmp_path / "alone", train=[("a", 0), ("b", 1)])
+    with pytest.raises(ValueError, match="the validation split of alone has no text: hold out more"):
+        load(dataclasses.replace(alone, hold_out=1e-9))
+
+
+def test_copies_are_found_however_letters_are_encoded() -> None:
+    assert fingerprint("Caf\u00e9 noir") == fingerprint("cafe\u0301  NOIR!")
+    assert fingerprint("\u0915\u093e") != fingerprint("\u0915\u0940"), "vowel signs of Hindi are no points"
 
 
 def test_texts_keep_their_end_mark_when_cut(tiny_command: list[str]) -> None:

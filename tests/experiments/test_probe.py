@@ -134,6 +134,16 @@ def test_command_reads_what_a_run_holds(
     assert {product: (len(blocks), len(blocks[0])) for product, blocks in found["ranks"].items()} == {
         "W_Q W_K^T": (2, 2), "W_V W_O": (2, 2)
     }  # fmt: skip
+    assert program.main(command) == 0, "the same may be measured again"
+    capsys.readouterr()
+    command[3] = "12"
+    assert program.main(command) == 1
+    said = capsys.readouterr().err
+    assert "has the probe of other settings (sequence_length was 16, is 12): pass another --out" in said
+    assert json.loads((tmp_path / "out/probe.json").read_text()) == found
+    command[3] = "1"
+    assert program.main(command) == 1
+    assert "error: --sequence-length 1: " in capsys.readouterr().err
     assert program.main([str(tmp_path / "none"), str(folder)]) == 1
     assert "there is no run in" in capsys.readouterr().err
 

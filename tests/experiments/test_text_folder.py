@@ -5,15 +5,17 @@ import gzip
 import itertools
 import json
 import lzma
+import os
 import pathlib
 
 import pytest
 import tensorflow_datasets as tfds
 
 from experiments.config import DataConfig
-from experiments.data import corpus, text
+from experiments.data import corpus, text, vocabulary
 from experiments.data.documents import files_in, fingerprint, read_lines
 from experiments.data.text_folder import TextFolder
+from experiments.data.tokenizer import load_tokenizer
 
 STORIES = [f"Story {n}.\n" + "\n".join(f"On day {d} of story {n} it rained." for d in range(150)) for n in range(45)]
 
@@ -96,6 +98,9 @@ def test_it_is_read_as_c4_is(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
         ({"a.jsonl": '{"text": "fine"}\n\n{"body": 1, "label": 2}'}, r"a\.jsonl:3 has no text but body, label"),
         ({"a.jsonl": "[1]"}, r"a\.jsonl:1 has no text but list"),
         ({"a.jsonl": '{"text": 3}'}, r"a\.jsonl:1 has no text but text: each line must"),
+        ({"a.jsonl": "[" * 100_000}, r"a\.jsonl:1 cannot be read as JSON"),
+        ({"a.jsonl": '{"text": "a", "n": ' + "1" * 5000 + "}"}, r"a\.jsonl:1 cannot be read as JSON"),
+        ({"a.jsonl": '{"text": "a \\ud800"}'}, r"a\.jsonl:1 has half of a surrogate pair"),
     ],
 )
 def test_bad_folders_are_told_in_a_line(
@@ -116,9 +121,20 @@ def test_bytes_that_are_no_text_are_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "cut.jsonl.xz").write_bytes(lzma.compress(b'{"text": "a"}\n' * 99)[:-20])
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99)[:-12])
     (tmp_path / "no.jsonl.gz").write_bytes(b"plain")
+    packed = bytearray(gzip.compress(os.urandom(9999).hex().encode()))
+    packed[len(packed) // 2] ^= 0xFF
+    (tmp_path / "odd.jsonl.gz").write_bytes(bytes(packed))
+    (tmp_path / "second.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}')
     for path, message in zip(
         files_in(tmp_path),
-        ["not a whole .gz file", "not a whole .xz file", "is not UTF-8.*at byte 1", "not a whole .gz file"],
+        [
+            "not a whole .gz file",
+            "not a whole .xz file",
+            "is not UTF-8.*at byte 1",
+            "not a whole .gz file",
+            "not a whole .gz file",
+            ":2 is not UTF-8.*at byte 10",
+        ],
         strict=True,
     ):
         with pytest.raises(ValueError, match=f"{path.name}.*{message}"):
@@ -127,3 +143,39 @@ def test_bytes_that_are_no_text_are_named(tmp_path: pathlib.Path) -> None:
         files_in(tmp_path / "none")
     with pytest.raises(ValueError, match="the name 'a b' of a corpus"):
         corpus.prepare_text(tmp_path, tmp_path, "a b")
+
+
+def test_endings_of_lines_and_of_names_do_not_matter(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "A.TXT").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    (tmp_path / "b.JSONL").write_bytes(b'\xef\xbb\xbf{"text": "four"}\r\n\r\n{"text": "five"}\r\n')
+    found = [line.text for path in files_in(tmp_path) for line in read_lines(path, tmp_path)]
+    assert found == ["one\ntwo\nthree\n", "four", "five"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.txt")).write_text("a")
+    with pytest.raises(ValueError, match=r"the name of the file .* is not UTF-8"):
+        files_in(tmp_path)
+
+
+def test_a_corpus_is_of_one_text(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, data = write(tmp_path / "stories", {"all.jsonl": STORIES}), tmp_path / "data"
+    assert corpus.main(data, 320, folder) == 0
+    assert "was there already" not in capsys.readouterr().out
+    assert corpus.main(data, 320, folder) == 0
+    assert "was there already and is kept" in capsys.readouterr().out
+    write(tmp_path / "stories", {"all.jsonl": STORIES[1:]})
+    assert corpus.main(data, 320, folder) == 1
+    assert "was made of other text than is in" in capsys.readouterr().err
+    assert corpus.main(data, 320, folder, "others") == 0
+    (data / "others" / "source.sha256").unlink()  # made before this was noted
+    assert corpus.main(data, 320, folder, "others") == 0
+
+
+def test_long_lines_are_learnt_from(tmp_path: pathlib.Path) -> None:
+    line = "\u00e9" * 600_000 + "xyzzy " * 10_000
+    vocabulary.train_tokenizer([line], 280, tmp_path / "some.model")
+    pieces = {load_tokenizer(tmp_path / "some.model").processor.id_to_piece(at) for at in range(280)}
+    assert "\u00e9" in pieces
+    with pytest.raises(ValueError, match=r"--vocab-size 0: .*give 260 or more"):
+        vocabulary.train_tokenizer([line], 0, tmp_path / "none.model")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from experiments.data import corpus
+from experiments.data import corpus, vocabulary
 from experiments.data.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 512
@@ -16,7 +16,7 @@ VOCAB_SIZE = 512
 
 def test_documents_are_bos_text_eos(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "tokenizer.model"
-    corpus.train_tokenizer((address.text for address in corpus.addresses()[:12]), VOCAB_SIZE, path)
+    vocabulary.train_tokenizer((address.text for address in corpus.addresses()[:12]), VOCAB_SIZE, path)
     tokenizer = load_tokenizer(path)
     tokens = tokenizer.encode("Fellow-Citizens of the Senate\n\nand 12 others")
     assert tokens.dtype == np.int32 and tokens[0] == 1 and tokens[-1] == 2
