@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import sys
@@ -77,16 +78,22 @@ def main(args: Sequence[str] | None = None) -> int:
         "ranks": _plain(found.ranks),
         "majority": found.majority,
     }
-    (out / NUMBERS).write_text(json.dumps({"settings": settings, **numbers}, indent=1) + "\n")
+    partial = out / f"{NUMBERS}.partial"
+    partial.write_text(json.dumps({"settings": settings, **numbers}, indent=1) + "\n")
+    partial.replace(out / NUMBERS)
     print(f"numbers     {out / NUMBERS}")
     return 0
 
 
 def _settings(base: BaseRun, data: LabelledConfig) -> dict[str, Any]:
     """What decides the numbers."""
-    words = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    words |= {"digest": load(data).digest, "dir": data.dir.absolute()}
-    return {"base": base.digest, **{name: str(value) for name, value in words.items()}}
+    return {
+        "base": base.digest,
+        "task": data.name,
+        "texts": load(data).digest,
+        "tokenizer": hashlib.sha256(data.tokenizer.read_bytes()).hexdigest()[:12],
+        "sequence_length": data.sequence_length,
+    }
 
 
 def _refuse_another(out: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -94,7 +101,10 @@ def _refuse_another(out: pathlib.Path, settings: dict[str, Any]) -> None:
     path = out / NUMBERS
     if not path.is_file():
         return
-    before = json.loads(path.read_text()).get("settings", {})
+    try:
+        before = dict(json.loads(path.read_text())["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not tell its settings: remove it, or pass another --out") from error
     if differing := [name for name, value in settings.items() if before.get(name) != value]:
         told = "; ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in differing)
         raise ValueError(f"{out} has the probe of other settings ({told}): pass another --out")

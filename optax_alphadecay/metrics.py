@@ -180,7 +180,8 @@ def _fit_for(name: str, fit: powerlaw.Fit | None, solver: Solver) -> powerlaw.Fi
     try:
         inspect.signature(fit).bind("eigenvalues")
     except TypeError as error:
-        uncalled = f"; call it: {fit.__name__}()" if inspect.isfunction(fit) else ""
+        makers: tuple[object, ...] = (powerlaw.median, powerlaw.goodness_of_fit, powerlaw.fix_finger)
+        uncalled = f"; call it: {fit.__name__}()" if fit in makers else ""
         raise ValueError(
             f"{name}: fit must be a function of eigenvalues, such as median() makes, got {fit!r}{uncalled}."
         ) from error

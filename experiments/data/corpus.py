@@ -210,10 +210,14 @@ def _claim(folder: pathlib.Path, directory: pathlib.Path, name: str) -> bool:
     Raises:
         ValueError: It is there, and of other text.
     """
+    noted, is_there = directory / _SOURCE, _data_set(directory).exists()
+    if is_there and not folder.exists():
+        return True
     digest = hashlib.sha256()
     for path in files_in(folder):
-        digest.update(repr((path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).digest())).encode())
-    noted, is_there = directory / _SOURCE, _data_set(directory).exists()
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        digest.update(repr((path.relative_to(folder).as_posix(), content)).encode())
     if is_there and noted.is_file() and noted.read_text().strip() != digest.hexdigest():
         raise ValueError(
             f"the corpus {name} in {directory} was made of other text than is in {folder.absolute()} now: pass "

@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import pathlib
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 _OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open}
 _KINDS = (".txt", ".jsonl")
+_OLD_ENDING = re.compile(rb"\r(?!\n)")
 JSON_LINES = (".jsonl", ".jsonl.xz", ".jsonl.gz")
 SPLITS = ("train", "validation", "test")
 
@@ -80,10 +82,10 @@ def read_lines(path: pathlib.Path, folder: pathlib.Path) -> Iterator[Line]:
                 text = _decoded(file.read(), str(path))
                 yield Line(name, text.replace("\r\n", "\n").replace("\r", "\n"), {})
                 return
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    place = f"{path}:{number}"
-                    fields = _parse(_decoded(line, place), place)
+            lines = (line for ended in file for line in _OLD_ENDING.split(ended))
+            for number, line in enumerate(lines, start=1):
+                if text := _decoded(line, place := f"{path}:{number}").strip():
+                    fields = _parse(text, place)
                     yield Line(f"{name}:{number}", fields["text"], fields)
     except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is not a whole {path.suffix} file: {error}") from error
@@ -95,7 +97,12 @@ def fingerprint(text: str) -> bytes:
     Signs that are part of a letter count, however they are encoded.
     """
     folded = unicodedata.normalize("NFC", text.casefold())
-    letters = "".join(each for each in folded if each.isalnum() or unicodedata.category(each).startswith("M"))
+    before = " " + folded
+    letters = "".join(
+        each
+        for each, last in zip(folded, before, strict=False)
+        if each.isalnum() or (unicodedata.category(each).startswith("M") and not unicodedata.category(last) == "So")
+    )
     return hashlib.blake2b((letters or text.strip()).encode(), digest_size=16).digest()
 
 

@@ -24,7 +24,7 @@ class Folder(NamedTuple):
 def read_folder(folder: pathlib.Path) -> Folder:
     """Reads the files `train`, `validation` and `test` of JSON lines with `text` and `label`.
 
-    `labels.txt` may name the labels, one a line, those that are numbers in the order of the numbers.
+    `labels.txt` may name the labels, one a line: those that are numbers from 0 on, in order.
 
     Args:
         folder: Where the files are, or folders called so with files.
@@ -76,13 +76,19 @@ def _known(folder: pathlib.Path, lines: Mapping[str, list[Line]]) -> dict[int | 
     labels = sorted({line.fields["label"] for line in lines["train"]})
     named = _names(folder)
     if named:
-        labels = list(range(len(named))) if isinstance(labels[0], int) else list(named)
+        every = list(range(len(named))) if isinstance(labels[0], int) else list(named)
+        if unused := [named[place] for place, label in enumerate(every) if label not in labels]:
+            raise ValueError(
+                f"{folder / NAMES} names {unused[0]!r}, and no text of the train split has that label: the first line "
+                "names the label 0, where labels are numbers"
+            )
+        labels = every
     places = {label: place for place, label in enumerate(labels)}
     for line in (line for found in lines.values() for line in found):
         if line.fields["label"] not in places:
             raise ValueError(
                 f"{folder / line.source} has the unknown label {line.fields['label']!r}: the labels are "
-                f"{', '.join(map(str, labels))}, those of {NAMES if named else 'the train split'}"
+                f"{listed(list(map(str, labels)))}, those of {NAMES if named else 'the train split'}"
             )
     return places
 

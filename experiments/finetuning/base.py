@@ -64,7 +64,7 @@ def read_base(directory: pathlib.Path, tokenizer: pathlib.Path | None = None) ->
     base_data = DataConfig(**data)
     base_model = ModelConfig(**model)
     check_vocabulary(directory, base_model, base_data.tokenizer)
-    if tokenizer is not None:
+    if tokenizer is not None and tokenizer.absolute() != pathlib.Path(settings["data"]["tokenizer"]).absolute():
         print(
             f"warning: {tokenizer} is taken for the vocabulary of the run in {directory}; only its number of pieces "
             "was checked, and with another vocabulary the scores would mean nothing.",

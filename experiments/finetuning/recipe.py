@@ -82,7 +82,7 @@ def task_of(task: str, data_dir: pathlib.Path, base: BaseRun, **options: Any) ->
         return LabelledConfig(folder.name, "folder", folder, **vocabulary)
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", task):
         raise ValueError(
-            f"there is no task {task!r}: give {' or '.join(TASKS)}, a folder as ./{folder.name or 'reviews'}, or a "
+            f"there is no task {task!r}: give {' or '.join(TASKS)}, a folder as ./{task or 'reviews'}, or a "
             f"TFDS set such as glue/sst2; {CORPUS}FOLDER is a task of experiments.finetune alone"
         )
     return LabelledConfig(task, "tfds", data_dir.expanduser(), **vocabulary)

@@ -26,7 +26,7 @@ from experiments.suites.scales import SCALES, Scale, with_optimizer
 from experiments.training.progress import duration
 from experiments.vision_config import VisionConfig
 
-_SHOWN = ("perplexity", "accuracy")
+_SHOWN = ("perplexity", "accuracy", "probe_test_accuracy")
 
 
 class _Plan(NamedTuple):
@@ -93,9 +93,9 @@ def _show(plan: _Plan, console: rich.console.Console) -> None:
     """Shows what is left of each suite, and how long it takes."""
     for suite, part in plan.suites.items():
         if not part:
-            others = [name for name, scale in SCALES.items() if runs_of(suite, scale, {})]
-            why = f"is made at {', '.join(others)}" if others else "takes the best of a sweep, or waits for settings"
-            console.print(f"{suite:<12} no runs at this scale: it {why}")
+            scales = ", ".join(name for name, scale in SCALES.items() if runs_of(suite, scale, {}))
+            told = f"it is made at {scales}" if scales else "it takes the best of a sweep, or waits for settings"
+            console.print(f"{suite:<12} no runs at this scale or with these seeds: {told}")
             continue
         waiting = [config for name, config in part.items() if name in plan.left]
         hours = duration(sum(map(plan.estimate.seconds, waiting)))

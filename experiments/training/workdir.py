@@ -23,6 +23,8 @@ MAY_DIFFER = ("data.dir", "data.tokenizer", "wandb")
 """Settings that the processes of one run need not have in common."""
 MAY_CHANGE = ("workdir", "wandb", "log_every", "norms_every", "eval_every", "checkpoint_every", "mesh")
 """Settings that do not touch the weights, the mesh but for rounding: a run may be resumed with others."""
+NOTED_LATER = ("data.digest",)
+"""Settings that older runs have not noted: they are not held against what they were."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -147,7 +149,7 @@ def _refuse_differences(config: RunConfig, matters: Callable[[str], bool]) -> No
     differences = [
         f"  {name}: {saved.get(name)} there, {now.get(name)} now"
         for name in sorted(saved.keys() | now.keys())
-        if matters(name) and saved.get(name) != now.get(name)
+        if matters(name) and saved.get(name) != now.get(name) and not (name in NOTED_LATER and not saved.get(name))
     ]
     if differences:
         lines = [f"{config.workdir} holds a run with other settings:", *differences]

@@ -81,7 +81,7 @@ class Inspection:
     """All modules of a model, and what was left out."""
 
     source: str
-    """Path of the checkpoint, or ``"params"``."""
+    """What was read: the path, or the file or step in it, or ``"params"``."""
     modules: tuple[ModuleRecord, ...]
     """One record a module."""
     left_out: tuple[LeftOut, ...]

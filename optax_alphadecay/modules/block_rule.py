@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -81,23 +81,40 @@ class BlockMatrices:
         return jax.tree.unflatten(jax.tree.structure(params), [decision.choice for decision in decisions])
 
     def advice(self, params: PyTree) -> str:
-        """Name the ready rules, two at most, to which all that is unclear here is clear; nothing if there are none."""
-        unclear = sum(decision.error is not None for decision in self.decide(params))
+        """Name the ready rules, two at most, that know all that is unclear here; nothing if there are none."""
+        unclear = [at for at, decision in enumerate(self.decide(params)) if decision.error is not None]
         mine = [model for model, rules in RULES.items() if set(rules) <= set(self.ready)]
         mine = [model for model in mine if not any(set(RULES[model]) < set(RULES[other]) for other in mine)]
         candidates = [*itertools.combinations(RULES, 1), *itertools.combinations(RULES, 2)]
-        for models in candidates if unclear else ():
-            ready = tuple(rule for model in models for rule in RULES[model])
-            known = tuple((name, axis) for model in models for name, axis in STACKED.get(model, {}).items())
-            rule = dataclasses.replace(self, ready=self.ready + ready, stacked=self.stacked or known)
-            if not any(decision.error for decision in rule.decide(params)):
-                call = f"modules_for({', '.join(map(repr, (*mine, *models)))})"
-                what = f"all {unclear} such leaves" if unclear > 1 else "this leaf"
+        for models in sorted(candidates, key=lambda each: (len(each), sum(len(RULES[m]) for m in each))):
+            if unclear and self._with_models((*mine, *models))._knows(params, unclear):
+                rest = ", ..." if self._has_arguments else ""
+                call = f"modules_for({', '.join(map(repr, (*mine, *models)))}{rest})"
+                what = f"all {len(unclear)} such leaves" if len(unclear) > 1 else "this leaf"
                 return (
-                    f"Or pass modules={call}: it has rules for {what}, by their names. That is a guess: look at"
-                    f" explain(params, {call}) first."
+                    f"Or pass modules={call}{', with the arguments that you passed' if rest else ''}: it has rules for"
+                    f" {what}, by their names. That is a guess: look at explain(params, {call}) first."
                 )
         return ""
+
+    @property
+    def _has_arguments(self) -> bool:
+        """Whether anything but names of models was passed."""
+        is_stacked = not self.is_stacked_by_default if self.ready else bool(self.stacked)
+        return is_stacked or (self.min_eigenvalues, self.axes, self.split) != (50, (), ())
+
+    def _with_models(self, models: Sequence[str]) -> "BlockMatrices":
+        """What modules_for makes of models and the arguments of this rule."""
+        ready = tuple(rule for model in models for rule in RULES[model])
+        known = tuple((name, axis) for model in models for name, axis in STACKED.get(model, {}).items())
+        is_named = bool(self.stacked or self.ready) and not self.is_stacked_by_default
+        return dataclasses.replace(self, ready=ready, stacked=self.stacked if is_named else known)
+
+    def _knows(self, params: PyTree, unclear: Sequence[int]) -> bool:
+        """Whether ready rules see modules in these leaves, and nothing is unclear."""
+        decisions, reasons = self.decide(params), tuple(rule.reason for rule in self.ready)
+        seen = all(decisions[at].choice is not False and decisions[at].reason.startswith(reasons) for at in unclear)
+        return seen and not any(decision.error for decision in decisions)
 
     def decide(self, params: PyTree) -> list[Decision]:
         """Decide for every leaf, in leaf order, and say why."""

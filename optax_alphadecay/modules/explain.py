@@ -142,7 +142,9 @@ def explain(params: PyTree, modules: ModuleRule = None, mask: Mask = None) -> st
     table += [f"{unmatched} matches no leaf." for unmatched in unmatched_names(modules, params)]
     errors = {re.sub(r"\d+", "", record.name): record.error for record in records[::-1] if record.error}
     rule = block_matrices() if modules is None else modules
-    advice = rule.advice(params) if isinstance(rule, BlockMatrices) else ""
+    advice = ""
+    if errors and isinstance(rule, BlockMatrices):
+        advice = rule.advice(without_masked(params, leaf_mask(params, mask)))
     return "\n".join(
         [*table, *reversed(errors.values()), *filter(None, [advice])]
     )  # one error for layers that are alike

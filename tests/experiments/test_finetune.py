@@ -248,6 +248,11 @@ def test_a_run_does_not_go_on_with_other_texts(
     load.cache_clear()
     assert finetune.main(command) == 1
     assert "data.digest" in capsys.readouterr().err
+    saved = tmp_path / "run" / "config.json"
+    older = json.loads(saved.read_text())
+    del older["data"]["digest"]
+    saved.write_text(json.dumps(older))
+    assert finetune.main(command) == 0, "a run that has noted none goes on"
 
 
 def test_texts_without_words_have_a_baseline() -> None:

@@ -60,7 +60,10 @@ def test_seeds_are_those_of_pre_training_where_a_run_starts_from_a_base(capsys: 
     assert len(part) == 2 * len(RUNS) // 3
     assert {pretraining_seed(config.seed) for config in part.values() if hasattr(config, "base")} == {0, 1}
     assert suites_main(["plasticity", "--scale", "tiny", "--plan"]) == 0
-    assert "plasticity   no runs at this scale: it is made at nano, nano-fresh" in capsys.readouterr().out
+    assert (
+        "plasticity   no runs at this scale or with these seeds: it is made at nano, nano-fresh"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_fine_tuning_run_is_named_by_its_base_and_not_by_where_that_is() -> None:

@@ -141,6 +141,9 @@ def test_command_reads_what_a_run_holds(
     said = capsys.readouterr().err
     assert "has the probe of other settings (sequence_length was 16, is 12): pass another --out" in said
     assert json.loads((tmp_path / "out/probe.json").read_text()) == found
+    (tmp_path / "out/probe.json").write_text('{"settings": {')
+    assert program.main(command) == 1
+    assert "probe.json does not tell its settings: remove it" in capsys.readouterr().err
     command[3] = "1"
     assert program.main(command) == 1
     assert "error: --sequence-length 1: " in capsys.readouterr().err

@@ -148,8 +148,14 @@ def test_bytes_that_are_no_text_are_named(tmp_path: pathlib.Path) -> None:
 def test_endings_of_lines_and_of_names_do_not_matter(tmp_path: pathlib.Path) -> None:
     (tmp_path / "A.TXT").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
     (tmp_path / "b.JSONL").write_bytes(b'\xef\xbb\xbf{"text": "four"}\r\n\r\n{"text": "five"}\r\n')
-    found = [line.text for path in files_in(tmp_path) for line in read_lines(path, tmp_path)]
+    (tmp_path / "c.jsonl").write_bytes('{"text": "six"}\r{"text": "\u2028seven"}\n\u3000\n{"text": 8}'.encode())
+    files = files_in(tmp_path)
+    found = [line.text for path in files[:2] for line in read_lines(path, tmp_path)]
     assert found == ["one\ntwo\nthree\n", "four", "five"]
+    lines = read_lines(files[2], tmp_path)
+    assert [next(lines)[:2] for _ in range(2)] == [("c.jsonl:1", "six"), ("c.jsonl:2", "\u2028seven")]
+    with pytest.raises(ValueError, match=r"c\.jsonl:4 has no text"):
+        next(lines)
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: pathlib.Path) -> None:
@@ -168,6 +174,7 @@ def test_a_corpus_is_of_one_text(tmp_path: pathlib.Path, capsys: pytest.CaptureF
     assert corpus.main(data, 320, folder) == 1
     assert "was made of other text than is in" in capsys.readouterr().err
     assert corpus.main(data, 320, folder, "others") == 0
+    assert corpus.main(data, 320, tmp_path / "gone", "others") == 0, "what is there is kept"
     (data / "others" / "source.sha256").unlink()  # made before this was noted
     assert corpus.main(data, 320, folder, "others") == 0
 

@@ -106,7 +106,13 @@ def test_fits_must_give_one_alpha_a_module() -> None:
 
 @pytest.mark.parametrize("build", [oad.pl_alpha_hill, oad.alpha_hat])
 @pytest.mark.parametrize(
-    ("fit", "said"), [("median", "got 'median'"), (oad.median, r"call it: median\(\)"), (lambda: 2.0, "call it")]
+    ("fit", "said"),
+    [
+        ("median", "got 'median'"),
+        (oad.median, r"call it: median\(\)"),
+        (oad.fix_finger, r"call it: fix_finger\(\)"),
+        (lambda: 2.0, r">\.$"),
+    ],
 )
 def test_what_is_no_fit_is_refused_when_built(build: Callable[..., oad.Metric], fit: Any, said: str) -> None:
     with pytest.raises(ValueError, match=f"fit must be a function of eigenvalues.*{said}"):

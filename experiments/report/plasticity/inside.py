@@ -21,7 +21,8 @@ ABOUT = (
     "The base models of the comparison above, as pre-training left them. Probes: accuracy on the test split of a "
     "logistic regression on the state of the last token after the last block. Ranks: means over heads and blocks, "
     "pseudo-rank over the width of a head. Gap: nats of the validation split minus nats of texts trained on, after "
-    "fine-tuning, mean over labelled tasks. Means ± standard deviations over pre-training seeds."
+    "fine-tuning, mean over labelled tasks. Means ± standard deviations over pre-training seeds. A difference is bold "
+    "where its interval leaves out 0; the intervals are not corrected, so that one in twenty would be bold by chance."
 )
 NONE: Arm = ("No decay", 0.0)
 
@@ -75,7 +76,8 @@ def _gaps(cells: Sequence[Cell], tasks: Sequence[str]) -> dict[Arm, dict[int, fl
     for cell in (cell for task in tasks for cell in _of(cells, task)):
         seen, gaps = cell.values("seen_loss"), dict[int, list[float]]()
         for seed, loss in cell.values("loss").items():
-            gaps.setdefault(pretraining_seed(seed), []).append(loss - seen[seed])
+            if seed in seen:
+                gaps.setdefault(pretraining_seed(seed), []).append(loss - seen[seed])
         by_task.setdefault(_arm(cell), []).append(gaps)
     return {
         arm: {

@@ -13,7 +13,8 @@ ABOUT = (
     "Base models of AdamW with a pre-training seed that the comparison above does not have, fine-tuned by its recipe "
     "but for the peak of the learning rate. The comparison has one rate for each task, whatever the base model: "
     f"{', '.join(f'{task} {plan.learning_rate:g}' for task, plan in TASKS.items())}. Nats of the validation split at "
-    "the end, one seed; the lowest of a row is bold."
+    "the end, one seed; the lowest of a row is bold. Where the best rate of a base model is another one, the "
+    "comparison is a little unfair to it."
 )
 
 
