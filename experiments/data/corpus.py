@@ -230,7 +230,7 @@ def _claim(folder: pathlib.Path, directory: pathlib.Path, name: str) -> bool:
 
 
 def _data_set(directory: pathlib.Path) -> pathlib.Path:
-    return directory / "tfds" / "c4" / "en" / "3.1.0"
+    return directory / "tfds" / NAME.replace(":", "/")
 
 
 def _make(

@@ -97,11 +97,11 @@ def fingerprint(text: str) -> bytes:
     Signs that are part of a letter count, however they are encoded.
     """
     folded = unicodedata.normalize("NFC", text.casefold())
-    before = " " + folded
     letters = "".join(
         each
-        for each, last in zip(folded, before, strict=False)
-        if each.isalnum() or (unicodedata.category(each).startswith("M") and not unicodedata.category(last) == "So")
+        for each, before in zip(folded, " " + folded, strict=False)
+        # A mark after a symbol, such as one that gives an emoji its colours, is part of no letter.
+        if each.isalnum() or (unicodedata.category(each).startswith("M") and unicodedata.category(before) != "So")
     )
     return hashlib.blake2b((letters or text.strip()).encode(), digest_size=16).digest()
 

@@ -55,12 +55,12 @@ def read_folder(folder: pathlib.Path) -> Folder:
     for split in lines:
         if not lines[split]:
             raise ValueError(f"the {split} split of {folder} has no line: fill it, or remove its file")
-    known = _known(folder, lines)
+    named = _names(folder)
+    known = _known(folder, lines, named)
     splits = {
         split: [(line.text, known[line.fields["label"]], str(folder / line.source)) for line in found]
         for split, found in lines.items()
     }
-    named = _names(folder)
     return Folder(tuple(named or map(str, known)), splits, tuple(left_out))
 
 
@@ -70,11 +70,10 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def _known(folder: pathlib.Path, lines: Mapping[str, list[Line]]) -> dict[int | str, int]:
+def _known(folder: pathlib.Path, lines: Mapping[str, list[Line]], named: Sequence[str]) -> dict[int | str, int]:
     """The place of every label; raises a ValueError for one that is none, or is not known."""
     _check_kinds(folder, (line for found in lines.values() for line in found))
     labels = sorted({line.fields["label"] for line in lines["train"]})
-    named = _names(folder)
     if named:
         every = list(range(len(named))) if isinstance(labels[0], int) else list(named)
         if unused := [named[place] for place, label in enumerate(every) if label not in labels]:
