@@ -1,2 +1,2 @@
-"""Weight decay and plasticity in the report: base models compared, and the learning rate they were fine-tuned at."""
+"""Weight decay and plasticity in the report: base models compared and looked into, and rates of fine-tuning."""
 # SPDX-License-Identifier: Apache-2.0
