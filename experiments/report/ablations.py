@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.figure import Figure
 
 from experiments.report import figures
-from experiments.report.data import Book, mean_ratio, training_seconds
+from experiments.report.data import Book, mean_ratio
 from experiments.report.parts import Part
 from experiments.report.statistics import PERPLEXITY, Cell, best_of
 from experiments.report.text import column, number, p_value, settings, table, with_labels
@@ -153,11 +153,12 @@ def _strength(ablation: Ablation, name: str) -> str:
 
 
 def _seconds(ablation: Ablation) -> str:
-    fastest = [
-        f"{min(map(training_seconds, cell.finished.values())):.1f} ({name})"
+    seconds = {
+        name: [result.training_seconds for result in cell.finished.values() if result.training_seconds is not None]
         for name, cell in ablation.cells[ablation.rates[0]].items()
-        if cell.finished and name != UNIFORM
-    ]
+        if name != UNIFORM
+    }
+    fastest = [f"{min(found):.1f} ({name})" for name, found in seconds.items() if found]
     return f"Seconds in steps at {ablation.rates[0]:g}, fastest seed: {', '.join(fastest)}."
 
 

@@ -133,19 +133,3 @@ def _refreshes_of(result: Result) -> Refreshes:
     if result.refreshes is None:
         raise ValueError(f"{result.name} has no modules, and no refreshes to report.")
     return result.refreshes
-
-
-def training_seconds(result: Result) -> float:
-    """Time that a run has spent in its steps, refreshes included; compiling and validating are not.
-
-    A speed is logged again until a new one has been measured, over a second or more: it holds for the steps before it
-    was first logged.
-    """
-    curve, tokens_per_step = result.curve["train/tokens_per_second"], result.tokens_per_step
-    speeds = [speed for speed in curve.values if speed is not None]
-    seconds, measured_to = 0.0, 0
-    for step, speed, before in zip(curve.steps, speeds, [None, *speeds], strict=False):
-        if speed != before:
-            seconds += (step - measured_to) * tokens_per_step / speed
-            measured_to = step
-    return float(seconds + (result.steps - measured_to) * tokens_per_step / speeds[-1])

@@ -15,6 +15,7 @@ MOST_REFRESHES = 200
 """A run with more refreshes keeps an even share of them, its first and its last."""
 
 _CURVES = ("train/", "validation/", "norm/", "norms/mean/", "relative_decay/")
+_SPEEDS = "_per_second"
 _SCORE, _RATIO = "alphadecay/score/", "alphadecay/ratio/"
 
 
@@ -66,6 +67,8 @@ class Result:
     seconds: float | None = None
     """All attempts at it together, compiling and validating included; None if unknown."""
     cpu_seconds: float | None = None
+    training_seconds: float | None = None
+    """In its steps, refreshes included, compiling and validating not; None if unknown."""
     final: dict[str, float] = dataclasses.field(default_factory=dict)
     """The last validation: `loss`, with `perplexity` or `accuracy`."""
     curve: dict[str, Curve] = dataclasses.field(default_factory=dict)
@@ -82,17 +85,13 @@ class Result:
         """Optimizer steps of the run."""
         return int(self.settings["steps"])
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Of a language model."""
-        return int(self.settings["batch_size"] * self.settings["data"]["sequence_length"])
-
 
 def to_line(result: Result) -> str:
-    """The result as one line of JSON, without what is not known."""
+    """The result as one line of JSON, without what is not known; curves with the same steps share one list of them."""
     required = {field.name for field in dataclasses.fields(result) if field.default is field.default_factory}
-    words = dataclasses.asdict(result)
-    return json.dumps({name: words[name] for name in words if name in required or words[name] not in (None, "", {})})
+    words = {**dataclasses.asdict(result), "curve": _by_steps(result.curve)}
+    known = {name: words[name] for name in words if name in required or words[name] not in (None, "", {}, [])}
+    return json.dumps(known, separators=(",", ":"))
 
 
 def from_line(line: str) -> Result:
@@ -107,30 +106,56 @@ def from_line(line: str) -> Result:
     if unknown := words.keys() - {field.name for field in dataclasses.fields(Result)}:
         raise ValueError(f"it has a field {sorted(unknown)[0]!r} that a result does not have")
     try:
-        words["curve"] = {name: Curve(**curve) for name, curve in words.get("curve", {}).items()}
+        words["curve"] = {
+            name: Curve(shared["steps"], values)
+            for shared in words.get("curve", [])
+            for name, values in shared["values"].items()
+        }
         words["refreshes"] = Refreshes(**words["refreshes"]) if words.get("refreshes") else None
         return Result(**words)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(str(error)) from error
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def measured(workdir: pathlib.Path) -> dict[str, Any]:
+def _by_steps(curves: dict[str, Curve]) -> list[dict[str, Any]]:
+    groups: dict[tuple[int, ...], dict[str, list[float | None]]] = {}
+    for name, curve in sorted(curves.items()):
+        groups.setdefault(tuple(curve.steps), {})[name] = curve.values
+    return [{"steps": list(steps), "values": values} for steps, values in groups.items()]
+
+
+def measured(workdir: pathlib.Path, units_per_step: int) -> dict[str, Any]:
     """What a finished run's metrics.jsonl says, with six significant digits.
 
     Args:
         workdir: The run's folder.
+        units_per_step: Tokens, texts or images that one step reads: what the logged speeds count.
 
     Returns:
-        The fields `curve`, `final` and `refreshes` of its result.
+        The fields `curve`, `final`, `refreshes` and `training_seconds` of its result.
     """
     metrics = read_metrics(workdir / "metrics.jsonl")
-    names = sorted({name for line in metrics for name in line if name.startswith(_CURVES)})
+    names = sorted({name for line in metrics for name in line if name.startswith(_CURVES) and _SPEEDS not in name})
     curve = {}
     for name in names:
         steps, values = series(metrics, name)
         curve[name] = Curve(steps.tolist(), _short(values))
     final = {name.removeprefix("validation/"): curve[name].values[-1] for name in names if "validation/" in name}
-    return {"curve": curve, "final": final, "refreshes": _refreshes(metrics)}
+    seconds = _training_seconds(metrics, units_per_step)
+    return {"curve": curve, "final": final, "refreshes": _refreshes(metrics), "training_seconds": seconds}
+
+
+def _training_seconds(metrics: list[dict[str, float]], units_per_step: int) -> float | None:
+    """A speed is logged again until a new one is measured: it holds for the steps before it was first logged."""
+    seconds, measured_to, before = 0.0, 0.0, 0.0
+    for line in metrics:
+        speed = next((line[name] for name in line if name.endswith(_SPEEDS)), before)
+        if speed != before:
+            seconds += (line["step"] - measured_to) * units_per_step / speed
+            measured_to, before = line["step"], speed
+    if not before:
+        return None
+    return round(seconds + (metrics[-1]["step"] - measured_to) * units_per_step / before, 3)
 
 
 def _refreshes(metrics: list[dict[str, float]]) -> Refreshes | None:

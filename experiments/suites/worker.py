@@ -71,7 +71,7 @@ def make_run(
         try:
             with _timed(workdir):
                 _train_to_end(dataclasses.replace(config, workdir=workdir), preemption)
-            outcome = {**measured(workdir), **_times(workdir)}
+            outcome = {**measured(workdir, _units_per_step(config)), **_times(workdir)}
         except Preempted:
             return
         except Locked as error:
@@ -135,6 +135,11 @@ def _train_to_end(config: RunConfig, preemption: Preemption) -> None:
         inside.measure(config)
         return
     run_to_end(config, preemption, console, _task_of(config))
+
+
+def _units_per_step(config: RunConfig) -> int:
+    """Tokens, texts or images that a step reads; 0 for a run without steps."""
+    return 0 if isinstance(config, ProbingConfig) else _task_of(config).units_per_step(config)
 
 
 def _task_of(config: RunConfig) -> Task:

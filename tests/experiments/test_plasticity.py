@@ -96,7 +96,7 @@ def test_the_worker_makes_the_base_first_and_then_goes_on_from_it(
         worker._train_to_end(config, preemption)
     assert (tmp_path / name_of(base) / "checkpoints/4").is_dir()
     written = (tmp_path / name_of(base) / "metrics.jsonl").stat().st_mtime_ns
-    found = measured(config.workdir)
+    found = measured(config.workdir, units_per_step=1)
     assert {"loss", "accuracy", "seen_loss", "test_loss", "test_accuracy"} <= found["final"].keys()
     assert "norm/up_proj" in found["curve"]
     looked = ProbingConfig(
@@ -104,7 +104,7 @@ def test_the_worker_makes_the_base_first_and_then_goes_on_from_it(
     )
     with Preemption() as preemption:
         worker._train_to_end(looked, preemption)
-    inside_it = measured(looked.workdir)
+    inside_it = measured(looked.workdir, units_per_step=0)
     by_block = inside_it["curve"]["validation/probe_test_accuracy"]
     assert by_block.steps == [0, 1, 2] and inside_it["final"]["probe_test_accuracy"] == by_block.values[-1]
     weights = restore_base(tmp_path / name_of(base), base.model, sharding.one_device_mesh())

@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from experiments.report import document, figures, tables
 from experiments.report.__main__ import main
-from experiments.report.data import Book, first_and_last_agree, mean_ratio, read_results, training_seconds
+from experiments.report.data import Book, first_and_last_agree, mean_ratio, read_results
 from experiments.report.sections import SECTIONS
 from experiments.report.statistics import ACCURACY, Cell
 from experiments.report.text import column, p_value, with_labels
@@ -24,7 +24,7 @@ from experiments.suites import store
 from experiments.suites.identity import name_of
 from experiments.suites.paper import ASKED, SUITES
 from experiments.suites.questions.catalogue import QUESTIONS
-from experiments.suites.results import Curve, Refreshes
+from experiments.suites.results import Refreshes
 from experiments.suites.scales import SCALES
 from tests.experiments import invented_results
 from tests.experiments.invented_results import add, invent, outcome, runs_of
@@ -263,13 +263,6 @@ def test_alphas_at_the_start_and_at_the_end_are_correlated_over_what_could_be_me
     scores: list[list[float | None]] = [[1.0, 2.0, 3.0, None], [9.0, 9.0, 9.0, 9.0], [2.0, 4.0, 3.0, 5.0]]
     found = first_and_last_agree(outcome(refreshes=Refreshes([], 3, [1, 2, 3], scores, [])))
     assert found == pytest.approx(textbook.correlation([1.0, 2.0, 3.0], [2.0, 4.0, 3.0]))
-
-
-def test_training_seconds_give_each_speed_the_steps_before_it() -> None:
-    curve = Curve([1, 10, 20, 30, 40], [10.0, 10.0, 200.0, 200.0, 100.0])
-    settings = {"steps": 45, "batch_size": 2, "data": {"sequence_length": 5}}
-    result = outcome(settings=settings, curve={"train/tokens_per_second": curve})
-    assert training_seconds(result) == pytest.approx(10 * (1 / 10 + 19 / 200 + 20 / 100 + 5 / 100))
 
 
 def test_maps_show_the_losses_of_the_sweep(book: Book) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.presets import PRESETS
 from experiments.suites import provenance, runner, store
-from experiments.suites.results import MOST_REFRESHES, from_line, measured, to_line
+from experiments.suites.results import MOST_REFRESHES, Curve, from_line, measured, to_line
 from experiments.training.metrics import read_metrics
 from tests.experiments.experiment_fixtures import FinishedRun
 from tests.experiments.invented_results import invent, outcome
@@ -22,7 +22,8 @@ CONFIG = PRESETS["nano-repeated"].config
 
 
 def test_a_result_holds_what_the_run_has_logged(finished_run: FinishedRun) -> None:
-    found, lines = measured(finished_run.workdir), read_metrics(finished_run.workdir / "metrics.jsonl")
+    found = measured(finished_run.workdir, units_per_step=1)
+    lines = read_metrics(finished_run.workdir / "metrics.jsonl")
     losses = {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
     assert found["curve"]["train/loss"].steps == list(losses)
     assert found["curve"]["train/loss"].values == pytest.approx(list(losses.values()), rel=1e-5)
@@ -37,10 +38,30 @@ def test_a_result_holds_what_the_run_has_logged(finished_run: FinishedRun) -> No
             assert refreshes.ratios[i][j] == pytest.approx(line[f"alphadecay/ratio/{name}"], rel=1e-5)
 
 
+def test_training_seconds_give_each_speed_the_steps_before_it(tmp_path: pathlib.Path) -> None:
+    speeds = {1: 10.0, 10: 10.0, 20: 200.0, 30: 200.0, 40: 100.0}
+    lines = [{"step": step, "train/tokens_per_second": speed} for step, speed in speeds.items()]
+    lines += [{"step": 45, "validation/loss": 2.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = measured(tmp_path, units_per_step=10)
+    assert found["training_seconds"] == pytest.approx(10 * (1 / 10 + 19 / 200 + 20 / 100 + 5 / 100))
+    assert list(found["curve"]) == ["validation/loss"]
+
+
+def test_curves_with_the_same_steps_share_them_in_a_line() -> None:
+    curves = {"a": Curve([1, 2], [1.0, None]), "b": Curve([2], [0.5]), "c": Curve([1, 2], [3.0, 4.0])}
+    line = to_line(outcome(CONFIG, curve=curves))
+    assert json.loads(line)["curve"] == [
+        {"steps": [1, 2], "values": {"a": [1.0, None], "c": [3.0, 4.0]}},
+        {"steps": [2], "values": {"b": [0.5]}},
+    ]
+    assert from_line(line).curve == curves
+
+
 def test_of_many_refreshes_an_even_share_is_kept(tmp_path: pathlib.Path) -> None:
     lines = [{"step": step, "alphadecay/score/a": float("nan"), "alphadecay/ratio/a": 1.0} for step in range(1, 1001)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    refreshes = measured(tmp_path)["refreshes"]
+    refreshes = measured(tmp_path, units_per_step=0)["refreshes"]
     steps = refreshes.steps
     assert refreshes.made == 1000
     assert (len(steps), steps[0], steps[-1]) == (MOST_REFRESHES, 1, 1000)
@@ -93,7 +114,7 @@ def test_a_damaged_line_is_named_and_kept_and_the_rest_is_read(damaged: str, why
 def test_other_lines_stay_as_they_stand_and_the_last_of_a_name_counts(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "nano.jsonl"
     first, second = (outcome(CONFIG, name="b", final={"loss": loss}) for loss in (2.0, 3.0))
-    spaced = to_line(second).replace(", ", " ,  ")
+    spaced = to_line(second).replace(",", " ,  ")
     path.write_text(f"{to_line(first)}\n{spaced}\n")
     assert store.find("b", path) == store.read(path).results["b"] == second
     store.add(outcome(CONFIG, name="a"), path)
