@@ -37,7 +37,7 @@ class Options(Recipe):
     hold_out: float = 0.0
     """Share of the train split to validate on, for a set without a validation split."""
     tokenizer: pathlib.Path | None = None
-    """The base run's vocabulary, if it is no longer where the run had it."""
+    """The base run's vocabulary, if the run kept no copy of it, as those of earlier versions, and it has moved."""
     workdir: pathlib.Path | None = None
     """The run's folder; by default CHECKPOINT-TASK."""
 

@@ -42,7 +42,7 @@ class Options:
     sequence_length: int = 128
     """Tokens of a text."""
     tokenizer: pathlib.Path | None = None
-    """The run's vocabulary, if it is no longer where the run had it."""
+    """The run's vocabulary, if the run kept no copy of it, as those of earlier versions, and it has moved."""
     out: pathlib.Path | None = None
     """Folder for probe.json and the figures; by default CHECKPOINT/probe-TASK. A probe of other settings stays."""
 
@@ -70,6 +70,16 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     _show(found)
+    try:
+        _write(out, found, settings, base)
+    except OSError as error:
+        print(f"error: the probe could not be written to {out.absolute()}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write(out: pathlib.Path, found: Inside, settings: dict[str, Any], base: BaseRun) -> None:
+    """Draws the figures, writes the numbers, whole or not at all, and prints where they are."""
     path = base.dir / "metrics.jsonl"
     for figure in probe_figures.draw(out, found, read_metrics(path) if path.exists() else []):
         print(f"figure      {figure}")
@@ -82,7 +92,6 @@ def main(args: Sequence[str] | None = None) -> int:
     partial.write_text(json.dumps({"settings": settings, **numbers}, indent=1) + "\n")
     partial.replace(out / NUMBERS)
     print(f"numbers     {out / NUMBERS}")
-    return 0
 
 
 def _settings(base: BaseRun, data: LabelledConfig) -> dict[str, Any]:

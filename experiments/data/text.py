@@ -39,7 +39,7 @@ def open_split(config: DataConfig, split: str) -> Records:
         "--file_format=array_record` makes the real C4, and `tfds convert_format --dataset_version_dir=.../c4/en/3.1.0 "
         "--out_file_format=array_record` turns one of TFRecord files into array_record; both need `pip install "
         "tensorflow apache-beam mlcroissant`, best in an environment of its own; "
-        "--data.dir and --data.name say what to read"
+        "--data.dir and --data.name, or corpus:FOLDER in fine-tuning, say what to read"
     )
     return open_records(config.dir, config.name, split, features=("text",), advice=advice)
 

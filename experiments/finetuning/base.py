@@ -17,6 +17,7 @@ from experiments.models.llama import Llama
 from experiments.parallel import sharding
 from experiments.training import checksums
 from experiments.training.checkpoints import restore_params
+from experiments.training.workdir import VOCABULARY, another_vocabulary
 
 
 class BaseRun(NamedTuple):
@@ -43,7 +44,7 @@ def read_base(directory: pathlib.Path, tokenizer: pathlib.Path | None = None) ->
 
     Raises:
         FileNotFoundError: There is no run, no checkpoint of it, or not its tokenizer.
-        ValueError: Its network is no LLaMA, or its tokenizer has another size than its embedding.
+        ValueError: Its network is no LLaMA, or the tokenizer is not that of the run.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -60,11 +61,12 @@ def read_base(directory: pathlib.Path, tokenizer: pathlib.Path | None = None) ->
             f"the run in {directory} has another architecture than the LLaMA of `python -m experiments.train`: its "
             f"settings of the model differ in {', '.join(sorted(odd))}; pass the folder of a pre-training run"
         )
-    data |= {"dir": pathlib.Path(data["dir"]), "tokenizer": tokenizer or pathlib.Path(data["tokenizer"])}
+    recorded = pathlib.Path(data["tokenizer"])
+    data |= {"dir": pathlib.Path(data["dir"]), "tokenizer": tokenizer or _vocabulary_of(directory, recorded)}
     base_data = DataConfig(**data)
     base_model = ModelConfig(**model)
     check_vocabulary(directory, base_model, base_data.tokenizer)
-    if tokenizer is not None and tokenizer.absolute() != pathlib.Path(settings["data"]["tokenizer"]).absolute():
+    if tokenizer is not None and tokenizer.absolute() != recorded.absolute() and not _keeps_its_own(directory):
         print(
             f"warning: {tokenizer} is taken for the vocabulary of the run in {directory}; only its number of pieces "
             "was checked, and with another vocabulary the scores would mean nothing.",
@@ -85,20 +87,40 @@ def _settings(path: pathlib.Path) -> dict[str, Any]:
     return settings
 
 
+def _keeps_its_own(directory: pathlib.Path) -> bool:
+    """Whether a run has a copy of its vocabulary; those of earlier versions have none."""
+    return (directory / VOCABULARY).is_file()
+
+
+def _vocabulary_of(directory: pathlib.Path, recorded: pathlib.Path) -> pathlib.Path:
+    """Where the run had its vocabulary, if that still stands there, or else the copy that it kept."""
+    if _keeps_its_own(directory) and (not recorded.is_file() or another_vocabulary(directory, recorded)):
+        return directory / VOCABULARY
+    return recorded
+
+
 def check_vocabulary(directory: pathlib.Path, model: ModelConfig, tokenizer: pathlib.Path) -> None:
-    """Checks that a tokenizer has the pieces that a base model was trained on, as far as their number tells.
+    """Checks that a tokenizer has the pieces that a base model was trained on.
+
+    Without the run's own copy of its vocabulary, their number alone is checked.
 
     Raises:
         FileNotFoundError: There is no tokenizer.
-        ValueError: It has another size.
+        ValueError: It has another size, or other pieces.
     """
+    needed = "fine-tuning needs the vocabulary of pre-training, --tokenizer says where it is"
     try:
         check_vocab_size(load_tokenizer(tokenizer), model.vocab_size)
     except ValueError as error:
         raise ValueError(
             f"{tokenizer} is another vocabulary than that of the run in {directory}: {error}".partition(": pass")[0]
-            + "; fine-tuning needs the vocabulary of pre-training, --tokenizer says where it is"
+            + f"; {needed}"
         ) from error
+    if another_vocabulary(directory, tokenizer):
+        raise ValueError(
+            f"{tokenizer} is another vocabulary than that of the run in {directory}, of the same size; {needed}: "
+            f"{directory / VOCABULARY} is its own copy"
+        )
 
 
 def restore_base(directory: pathlib.Path, model: ModelConfig, mesh: jax.sharding.Mesh) -> Any:

@@ -113,10 +113,19 @@ def continuation(
         name: What to call it.
         recipe: How.
         workdir: The run's folder.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
     """
+    corpus = corpus.expanduser()
+    if not corpus.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {corpus.absolute()} to go on with: `python -m experiments.corpus --text FOLDER "
+            f"--name NAME` makes one, and {CORPUS}data/NAME/tfds names it"
+        )
     data = dataclasses.replace(
         base.data,
-        dir=corpus.expanduser(),
+        dir=corpus,
         corpus=f"{name} in the vocabulary of {base.data.corpus}",
         sequence_length=recipe.sequence_length,
         unique_tokens=0,

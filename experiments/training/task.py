@@ -127,7 +127,7 @@ def check_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) 
             good = checkpoints.latest(below=step - 1)
             raise Diverged(
                 f"{name} is {value} at step {step}. Last good checkpoint: {good or 'none'}. "
-                "The same command would fail again: lower --optimizer.learning-rate, with another --workdir."
+                "The same command would fail again: lower the learning rate, with another --workdir."
             )
 
 

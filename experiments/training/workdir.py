@@ -25,6 +25,8 @@ MAY_CHANGE = ("workdir", "wandb", "log_every", "norms_every", "eval_every", "che
 """Settings that do not touch the weights, the mesh but for rounding: a run may be resumed with others."""
 NOTED_LATER = ("data.digest",)
 """Settings that older runs have not noted: they are not held against what they were."""
+VOCABULARY = "tokenizer.model"
+"""The run's copy of its vocabulary: what starts from the run needs no other, and another is refused."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -108,35 +110,62 @@ def shared_settings(config: RunConfig, program: str) -> dict[str, Any]:
 def claim_workdir(config: RunConfig) -> None:
     """Holds the settings against those of the run that `config.workdir` belongs to, then writes them there.
 
-    A run without a checkpoint has nothing to lose and is replaced.
+    The vocabulary of a run that has one is held against its copy there, and copied. A run without a checkpoint has
+    nothing to lose and is replaced.
 
     Args:
         config: The run about to start or to go on.
 
     Raises:
-        ValueError: If the folder belongs to a run with other settings; names each of them.
+        ValueError: If the folder belongs to a run with other settings, or with other pieces; names each of them.
     """
     if checksums.steps_in(config.workdir / "checkpoints"):
         _refuse_differences(config, lambda name: name.partition(".")[0] not in MAY_CHANGE)
+        _refuse_another_vocabulary(config)
     config.workdir.mkdir(parents=True, exist_ok=True)
-    partial = config.workdir / "config.partial"
-    partial.write_text(json.dumps(settings_of(config), indent=2) + "\n")
-    partial.replace(config.workdir / "config.json")
+    _write(config.workdir / "config.json", (json.dumps(settings_of(config), indent=2) + "\n").encode())
+    vocabulary = getattr(config.data, "tokenizer", None)
+    if vocabulary is not None:
+        _write(config.workdir / VOCABULARY, vocabulary.read_bytes())
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def find_run(config: RunConfig) -> None:
-    """Checks that `config.workdir` holds a run of this model; all else may differ.
+    """Checks that `config.workdir` holds a run of this model and vocabulary; all else may differ.
 
     Args:
-        config: Names the folder and the model.
+        config: Names the folder, the model and the vocabulary.
 
     Raises:
         FileNotFoundError: If there is no complete checkpoint.
-        ValueError: If its model is another one; names each setting that differs.
+        ValueError: If its model or its vocabulary is another one; names each setting that differs.
     """
     if not checksums.steps_in(config.workdir / "checkpoints"):
         raise FileNotFoundError(f"There is no complete checkpoint in {config.workdir}: pass the --workdir of a run.")
     _refuse_differences(config, lambda name: name.startswith("model."))
+    _refuse_another_vocabulary(config)
+
+
+def another_vocabulary(workdir: pathlib.Path, tokenizer: pathlib.Path) -> bool:
+    """Whether a vocabulary is known not to be that of a run: runs of earlier versions kept no copy of theirs."""
+    kept = workdir / VOCABULARY
+    return kept.is_file() and kept.read_bytes() != tokenizer.read_bytes()
+
+
+def _refuse_another_vocabulary(config: RunConfig) -> None:
+    """Raises a ValueError if a run's vocabulary has changed since it began, under whatever path."""
+    vocabulary = getattr(config.data, "tokenizer", None)
+    if vocabulary is not None and another_vocabulary(config.workdir, vocabulary):
+        raise ValueError(
+            f"{vocabulary} is another vocabulary than that of the run in {config.workdir}, which keeps a copy of its "
+            f"own: pass --data.tokenizer {config.workdir / VOCABULARY}, or another --workdir."
+        )
 
 
 def _refuse_differences(config: RunConfig, matters: Callable[[str], bool]) -> None:

@@ -18,7 +18,7 @@ from experiments.config import Config
 from experiments.methods import with_settings
 from experiments.presets import PRESETS
 from experiments.training.checkpoints import Checkpoints, restore_params
-from experiments.training.workdir import claim_workdir, find_run
+from experiments.training.workdir import VOCABULARY, claim_workdir, find_run
 from tests.experiments.runs import numbers, state_after
 
 
@@ -92,7 +92,10 @@ def test_only_tracebacks_of_orbax_are_kept_out(tmp_path: pathlib.Path, caplog: p
 
 @pytest.fixture
 def config(tmp_path: pathlib.Path) -> Config:
-    return dataclasses.replace(PRESETS["nano"].config, workdir=tmp_path)
+    (tmp_path / "pieces.model").write_bytes(b"pieces")
+    nano = PRESETS["nano"].config
+    data = dataclasses.replace(nano.data, tokenizer=tmp_path / "pieces.model")
+    return dataclasses.replace(nano, workdir=tmp_path / "run", data=data)
 
 
 def train_a_little(config: Config) -> None:
@@ -141,6 +144,21 @@ def test_run_without_checkpoint_is_replaced(config: Config) -> None:
     claim_workdir(config)
     claim_workdir(dataclasses.replace(config, seed=1))
     assert '"seed": 1' in (config.workdir / "config.json").read_text()
+
+
+def test_a_vocabulary_that_changed_under_its_path_is_refused(config: Config) -> None:
+    train_a_little(config)
+    kept = config.workdir / VOCABULARY
+    assert kept.read_bytes() == b"pieces"
+    config.data.tokenizer.write_bytes(b"other pieces")
+    for use in (claim_workdir, find_run):
+        with pytest.raises(ValueError, match=r"pieces\.model is another vocabulary than .*--data\.tokenizer .*\.model"):
+            use(config)
+    assert kept.read_bytes() == b"pieces"
+    find_run(dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=kept)))
+    kept.unlink()  # as in runs of earlier versions
+    claim_workdir(config)
+    assert kept.read_bytes() == b"other pieces"
 
 
 def test_finding_a_run(config: Config) -> None:

@@ -19,8 +19,10 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments import finetune
 from experiments.data.labelled import Example, LabelledText, load
+from experiments.data.vocabulary import train_tokenizer
 from experiments.finetune_config import ClassifierConfig
 from experiments.finetuning import bag_of_words
+from experiments.finetuning.base import read_base
 from experiments.models.classifier import Classifier, last_token_states
 from experiments.models.llama import Llama
 from experiments.training.metrics import read_metrics
@@ -201,8 +203,13 @@ def test_what_does_not_fit_is_told_in_a_line(
     assert "is another vocabulary than that of the run" in (error := error_of(copy, opinions)) and "512 pieces" in error
     (copy / "config.json").write_text(json.dumps(settings))
     assert "no tokenizer at" in error_of(copy, opinions, "--tokenizer", tmp_path / "no.model")
+    words = np.random.default_rng(0).choice(list("abcdefgh"), (200, 9))
+    train_tokenizer(map("".join, words), 512, tmp_path / "b.model")
+    error = error_of(copy, opinions, "--tokenizer", tmp_path / "b.model")
+    assert "b.model is another vocabulary than that of the run" in error and "of the same size" in error
     missing = error_of(copy, "./no-such-folder")
     assert "there is no folder" in missing and "train.jsonl" in missing and "`label`" in missing
+    assert "there is no folder" in (error := error_of(copy, "corpus:no-such-folder")) and "experiments.corpus" in error
     assert "no train split of glue/sst2" in error_of(copy, "glue/sst2", "--data-dir", tmp_path)
     for task in ("half-centry", "", "half century", "a:b:c"):
         assert f"there is no task {task!r}: give party or half-century" in error_of(copy, task)
@@ -213,6 +220,18 @@ def test_what_does_not_fit_is_told_in_a_line(
     shutil.rmtree(copy / "checkpoints")
     assert "has no intact checkpoint" in error_of(copy, opinions)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_run_keeps_its_vocabulary(finished_run: FinishedRun, tmp_path: pathlib.Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run.workdir, copy)
+    settings = json.loads((copy / "config.json").read_text())
+    recorded = pathlib.Path(settings["data"]["tokenizer"])
+    assert read_base(copy).data.tokenizer == recorded
+    settings["data"]["tokenizer"] = str(tmp_path / "gone.model")
+    (copy / "config.json").write_text(json.dumps(settings))
+    assert read_base(copy).data.tokenizer == copy / "tokenizer.model"
+    assert (copy / "tokenizer.model").read_bytes() == recorded.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ FULL_DISKS: dict[str, tuple[Callable[[pytest.MonkeyPatch], object], str]] = {
         lambda patch: patch.setattr(RecordWriter, "flush", full),
         "Cannot write the metrics in {workdir}: [Errno 28] ",
     ),
-    "settings": (lambda patch: patch.setattr(pathlib.Path, "write_text", full), "[Errno 28] "),
+    "settings": (lambda patch: patch.setattr(pathlib.Path, "write_bytes", full), "[Errno 28] "),
 }
 
 

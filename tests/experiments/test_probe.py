@@ -107,15 +107,30 @@ def test_probe_is_scikit_learns_with_the_penalty_chosen_on_validation() -> None:
     assert found.loss == pytest.approx(-np.log(chosen).mean(), rel=1e-6)
 
 
-def test_command_reads_what_a_run_holds(
-    finished_run: FinishedRun, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def opinions(tmp_path: pathlib.Path) -> pathlib.Path:
     folder = tmp_path / "opinions"
     folder.mkdir()
     for split in ("train", "validation"):
         rows = [{"text": f"{n} {'good good' if n % 2 else 'bad'} {split}", "label": n % 2} for n in range(30)]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = [str(finished_run.workdir), str(folder), "--sequence-length", "16", "--out", str(tmp_path / "out")]
+    return folder
+
+
+def test_a_probe_that_cannot_be_written_is_shown_all_the_same(
+    finished_run: FinishedRun, opinions: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = opinions / "train.jsonl" / "out"
+    assert program.main([str(finished_run.workdir), str(opinions), "--sequence-length", "16", "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "block  1/penalty   train  validation  nats" in printed.out
+    assert printed.err == f"error: the probe could not be written to {out}: Not a directory\n"
+
+
+def test_command_reads_what_a_run_holds(
+    finished_run: FinishedRun, opinions: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(finished_run.workdir), str(opinions), "--sequence-length", "16", "--out", str(tmp_path / "out")]
     assert program.main(command) == 0
     printed = capsys.readouterr().out
     assert "nats are of the validation split, where the majority class has 50.00%" in printed
@@ -147,7 +162,7 @@ def test_command_reads_what_a_run_holds(
     command[3] = "1"
     assert program.main(command) == 1
     assert "error: --sequence-length 1: " in capsys.readouterr().err
-    assert program.main([str(tmp_path / "none"), str(folder)]) == 1
+    assert program.main([str(tmp_path / "none"), str(opinions)]) == 1
     assert "there is no run in" in capsys.readouterr().err
 
 
