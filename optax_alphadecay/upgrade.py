@@ -60,7 +60,7 @@ def earlier_states(state: optax.OptState) -> tuple[optax.OptState, ...]:
       Templates as :func:`state_v1` gives, the newest version first: that of development versions before 0.2, then that
       of version 0.1. Empty if there is no :class:`AlphaDecayState` in the state.
     """
-    if not any(isinstance(node, AlphaDecayState) for node in jax.tree.leaves(state, is_leaf=_is_known)):
+    if not _has_modules(state):
         return ()
     return _map_states(lambda own: _StateWithAge(*own[:5]), state), state_v1(state)
 
@@ -105,7 +105,7 @@ def from_optax(old: optax.OptState, new: optax.OptState) -> optax.OptState:
       next update measures all modules.
 
     Raises:
-      ValueError: unless there are moments of Adam in both, once, and of the same shapes.
+      ValueError: unless there are moments of Adam in both, once, and of the same shapes; if the two are swapped.
 
     Example:
       >>> import jax.numpy as jnp
@@ -113,6 +113,10 @@ def from_optax(old: optax.OptState, new: optax.OptState) -> optax.OptState:
       >>> params = {"w": jnp.ones((64, 64))}
       >>> state = oad.from_optax(optax.adamw(1e-3).init(params), oad.adamw(1e-3).init(params))
     """
+    if _has_modules(old) and not _has_modules(new):
+        raise ValueError(
+            "from_optax: old has a state of this package and new has none; pass the state of optax's optimizer first."
+        )
     (moments,), (fresh,) = (_adam_states("old", old), _adam_states("new", new))
     shapes = [jax.tree.map(jnp.shape, (state.mu, state.nu)) for state in (moments, fresh)]
     if shapes[0] != shapes[1]:
@@ -135,6 +139,10 @@ def _adam_states(name: str, state: optax.OptState) -> list[optax.ScaleByAdamStat
     if len(found) != 1:
         raise ValueError(f"from_optax: {name} must hold the moments of Adam once, and holds them {len(found)} times.")
     return found
+
+
+def _has_modules(state: optax.OptState) -> bool:
+    return any(isinstance(node, AlphaDecayState) for node in jax.tree.leaves(state, is_leaf=_is_known))
 
 
 def _is_known(node: object) -> bool:

@@ -153,3 +153,5 @@ def test_states_without_the_same_moments_are_not_carried_over() -> None:
         oad.from_optax(adam.init(PARAMS), twice)
     with pytest.raises(ValueError, match="differ in structure or shapes"):
         oad.from_optax(adam.init({"a": jnp.ones(3)}), state)
+    with pytest.raises(ValueError, match="pass the state of optax's optimizer first"):
+        oad.from_optax(state, adam.init(PARAMS))
