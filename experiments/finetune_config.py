@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments.config import Config, ModelConfig, RunConfig
+from experiments.config import Config, DataConfig, ModelConfig, RunConfig
 
 
 class LabelledBatch(NamedTuple):
@@ -105,5 +105,15 @@ class ProbingConfig(RunConfig):
     """A look into a pre-trained run with a labelled task: nothing is trained, so that it has no steps."""
 
     data: LabelledConfig
+    base: BaseConfig = BaseConfig()
+    """What is measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectraConfig(RunConfig):
+    """The spectra of a pre-trained run: nothing is trained, so that it has no steps."""
+
+    model: ModelConfig
+    data: DataConfig
     base: BaseConfig = BaseConfig()
     """What is measured."""

@@ -1,7 +1,6 @@
 """What a pre-trained run holds: what linear probes read off its layers, and the ranks of its attention heads."""
 # SPDX-License-Identifier: Apache-2.0
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from experiments.finetuning.ranks import PRODUCTS, Ranks, head_ranks
 from experiments.models.common import abstract_model
 from experiments.models.llama import Llama
 from experiments.parallel import sharding
-from experiments.training.workdir import locked
+from experiments.training.metrics import write_measured
 
 SHORT = dict(zip(PRODUCTS, ("qk", "vo"), strict=True))
 """Names of the products in metrics.jsonl."""
@@ -69,12 +68,8 @@ def measure(config: ProbingConfig) -> None:
     Raises:
         Locked: Another process is at it.
     """
-    config.workdir.mkdir(parents=True, exist_ok=True)
-    with locked(config.workdir / "lock"):
-        found = look_inside(read_base(config.base.dir, config.data.tokenizer), config.data)
-        partial = config.workdir / "metrics.partial"
-        partial.write_text("".join(json.dumps(line) + "\n" for line in _lines(found)))
-        partial.replace(config.workdir / "metrics.jsonl")
+    base = read_base(config.base.dir, config.data.tokenizer)
+    write_measured(config.workdir, lambda: _lines(look_inside(base, config.data)))
 
 
 def _lines(found: Inside) -> Iterator[dict[str, float]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report import ablations, correction, figures, tables
+from experiments.report import ablations, correction, figures, spectra, tables
 from experiments.report.data import Book, first_and_last_agree, last_refresh, mean_ratio
 from experiments.report.parts import Part, Section
 from experiments.report.plasticity import comparison, inside, rates
@@ -139,6 +139,7 @@ SECTIONS = (
             _by_decay("table-5", measure=ACCURACY)),
     Section("Figure 1: alpha and decay by type of module", "One mark a module, a bar at the mean of each type; last "
             "refresh of one run each.", "figure-1", _structure(figures.draw_types, "figure-1")),
+    spectra.section(),
     Section("Figure 3: alpha and decay by layer", "Bright is high; last refresh of one run each.", "figure-3",
             _structure(figures.draw_layers, "figure-3")),
     Section("Figure 4: perplexity and alpha against the decay rate", "Error bars: standard deviation over seeds. "

@@ -139,7 +139,8 @@ def _outcome(result: Result | None) -> str:
         return "another process is making it"
     if result.failed:
         return result.error
-    final = ", ".join(f"{name} {value:.4g}" for name, value in result.final.items() if name in _SHOWN)
+    shown = (f"{name} {value:.4g}" for name, value in result.final.items() if name in _SHOWN)
+    final = ", ".join(shown) or "measured"
     return f"{final}, made elsewhere" if result.seconds is None else f"{final} in {duration(result.seconds)}"
 
 

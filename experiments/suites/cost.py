@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Mapping
 
 from experiments.config import RunConfig
-from experiments.finetune_config import ClassificationConfig, ProbingConfig
+from experiments.finetune_config import ClassificationConfig, ProbingConfig, SpectraConfig
 from experiments.suites.identity import name_of
 from experiments.suites.results import Result
 from experiments.suites.scales import Scale
@@ -22,6 +22,8 @@ def flops_of(config: RunConfig) -> float:
     forward one. The embedding of patches, and refreshes, are left out: 500 steps apart they are lost in the rest, at
     every step they are not (the paper's 60M run took 9.3 hours then, and 1.4 otherwise).
     """
+    if isinstance(config, SpectraConfig):
+        return 0.0
     if isinstance(config, VisionConfig):
         vit = config.model
         positions = (vit.image_size // vit.patch_size) ** 2 + 1

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config import Config, RunConfig
+from experiments.finetune_config import SpectraConfig
 from experiments.suites import correction, plasticity
 from experiments.suites.identity import name_of
-from experiments.suites.plan import Labels, PlannedRun, Suite
+from experiments.suites.plan import Labels, PlannedRun, Runs, Suite
 from experiments.suites.questions import Question
 from experiments.suites.questions.catalogue import QUESTIONS
 from experiments.suites.results import Result
@@ -20,7 +21,7 @@ METHODS = {"none": "WD=0", "uniform": "Uniform", "awd": "AWD", "adadecay": "AdaD
 """The rows of the paper's tables: `Method.method`, and what the paper calls it."""
 
 
-def _table(coupling: str, seeds: str) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
+def _table(coupling: str, seeds: str) -> Runs:
     """Methods down, decays across: seeds outermost, so that a part of the runs is a whole table."""
 
     def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
@@ -90,7 +91,7 @@ def _decays(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator
             yield PlannedRun({"method": "AlphaDecay", "weight decay": rate}, config)
 
 
-def _vary(label: str, variants: Mapping[str | float, dict[str, Any]]) -> Callable[..., Iterator[PlannedRun]]:
+def _vary(label: str, variants: Mapping[str | float, dict[str, Any]]) -> Runs:
     """An ablation: AlphaDecay with other settings at each base rate, over seeds."""
 
     def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
@@ -102,7 +103,16 @@ def _vary(label: str, variants: Mapping[str | float, dict[str, Any]]) -> Callabl
     return runs
 
 
-def _sweep(coupling: str) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
+def _spectra(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
+    """Figure 2: what two runs of figure 4 end with, at the base rate in the middle."""
+    if scale.ablation_seeds:
+        ours = ablated(base, scale, scale.ablations.decays[len(scale.ablations.decays) // 2], seed=0)
+        for method, run in (("Uniform", _measured_uniform(ours)), ("AlphaDecay", ours)):
+            config = SpectraConfig(run.model, run.data, run.optimizer, steps=0, base=plasticity.base_of(run))
+            yield PlannedRun({"method": method}, config)
+
+
+def _sweep(coupling: str) -> Runs:
     """One seed, the same learning rates and decays for every method; uniform decay first."""
 
     def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
@@ -153,7 +163,7 @@ def best_of_sweep(runs: Iterable[PlannedRun], found: Mapping[str, Result]) -> di
     return {method: config for method, (_, config) in best.items()}
 
 
-def _tuned(coupling: str) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
+def _tuned(coupling: str) -> Runs:
     def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
         best = best_of_sweep(_sweep(coupling)(base, scale, found), found)
         for seed, (method, config) in itertools.product(range(scale.seeds), best.items()):
@@ -162,7 +172,7 @@ def _tuned(coupling: str) -> Callable[[Config, Scale, Mapping[str, Result]], Ite
     return runs
 
 
-def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Callable[..., Iterator[PlannedRun]]:
+def _equal_mean(*, repeats: int = 1, columns: int | None = None) -> Runs:
     """Uniform decay, and the same mean decay given by alpha: more to high alpha, as in the paper, or to low."""
     variants: dict[str, dict[str, Any]] = {
         "Uniform": {"method": "uniform"},
@@ -188,6 +198,7 @@ SUITES: dict[str, Suite] = {
     "table-4": Suite("Five methods over seeds, with paired t-tests.", _repeats),
     "table-5": Suite("A Vision Transformer: five methods at two decays.", _vision_table, vision=True),
     "figure-1": Suite("Alpha and decay by type of module.", _structure),
+    "figure-2": Suite("Spectra and their power-law fits.", _spectra),
     "figure-3": Suite("Alpha and decay by layer.", _structure),
     "figure-4": Suite("Perplexity and alpha against the decay rate.", _decays),
     "figure-5": Suite(
@@ -196,11 +207,8 @@ SUITES: dict[str, Suite] = {
     ),
     "figure-6": Suite(
         "What to measure on a module.",
-        _vary(
-            "metric",
-            {name: {"metric": name}
-             for name in ("pl_alpha_hill", "grad_norm", "frobenius_norm", "spectral_norm", "stable_rank")},
-        ),
+        _vary("metric", {name: {"metric": name} for name in
+                         ("pl_alpha_hill", "grad_norm", "frobenius_norm", "spectral_norm", "stable_rank")}),
     ),
     "figure-7": Suite(
         "Power-law fits, with the time of a refresh.",
@@ -232,9 +240,7 @@ SUITES: dict[str, Suite] = {
 }  # fmt: skip
 
 
-def _after(
-    planned: Callable[[Config, Scale], Iterator[tuple[Labels, RunConfig]]],
-) -> Callable[[Config, Scale, Mapping[str, Result]], Iterator[PlannedRun]]:
+def _after(planned: Callable[[Config, Scale], Iterator[tuple[Labels, RunConfig]]]) -> Runs:
     """Runs that start from base models."""
     return lambda base, scale, found: itertools.starmap(PlannedRun, planned(base, scale))
 
@@ -244,7 +250,7 @@ SUITES["plasticity-inside"] = Suite("What decay does to layers and heads.", _aft
 SUITES["plasticity-rates"] = Suite("The learning rate of fine-tuning, one seed.", _after(plasticity.planned_rates))
 
 
-def _asked(question: Question) -> Callable[..., Iterator[PlannedRun]]:
+def _asked(question: Question) -> Runs:
     """The test runs of a question, at its own scale."""
 
     def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:
@@ -254,7 +260,7 @@ def _asked(question: Question) -> Callable[..., Iterator[PlannedRun]]:
     return runs
 
 
-def _tuning(question: Question) -> Callable[..., Iterator[PlannedRun]]:
+def _tuning(question: Question) -> Runs:
     """The runs that a question's settings were chosen on."""
 
     def runs(base: Config, scale: Scale, found: Mapping[str, Result]) -> Iterator[PlannedRun]:

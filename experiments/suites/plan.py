@@ -19,12 +19,15 @@ class PlannedRun(NamedTuple):
     config: RunConfig
 
 
+Runs = Callable[[Any, Scale, Mapping[str, Result]], Iterable[PlannedRun]]
+"""`(base config, scale, results so far) -> runs`."""
+
+
 class Suite(NamedTuple):
     """A table or figure."""
 
     about: str
     """What it shows, in a line."""
-    runs: Callable[[Any, Scale, Mapping[str, Result]], Iterable[PlannedRun]]
-    """`(base config, scale, results so far) -> runs`."""
+    runs: Runs
     vision: bool = False
     """Whether the runs are a Vision Transformer's."""

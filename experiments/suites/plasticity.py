@@ -150,9 +150,14 @@ def planned_probes(base: Config, scale: Scale) -> Iterator[tuple[dict[str, str |
                 optimizer=model.config.optimizer,
                 steps=0,
                 seed=seed,
-                base=BaseConfig(run=name_of(model.config), config=model.config),
+                base=base_of(model.config),
             )
             yield {"task": task, "method": model.method, "weight decay": model.decay}, config
+
+
+def base_of(run: Config) -> BaseConfig:
+    """A run to start from, which is made first where it is not there."""
+    return BaseConfig(run=name_of(run), config=run)
 
 
 def finetuning(base: Config, task: str, seed: int, learning_rate: float | None = None) -> Any:
@@ -174,7 +179,7 @@ def finetuning(base: Config, task: str, seed: int, learning_rate: float | None =
         "log_every": 10,
         "eval_every": plan.steps // 3,
         "checkpoint_every": 50,
-        "base": BaseConfig(run=name_of(base), config=base),
+        "base": base_of(base),
     }
     if plan.source == "corpus":
         data = dataclasses.replace(

@@ -14,7 +14,7 @@ from experiments.training.metrics import read_metrics, series
 MOST_REFRESHES = 200
 """A run with more refreshes keeps an even share of them, its first and its last."""
 
-_CURVES = ("train/", "validation/", "norm/", "norms/mean/", "relative_decay/")
+_CURVES = ("train/", "validation/", "norm/", "norms/mean/", "relative_decay/", "spectrum/", "alpha/")
 _SPEEDS = "_per_second"
 _SCORE, _RATIO = "alphadecay/score/", "alphadecay/ratio/"
 

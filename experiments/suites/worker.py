@@ -11,15 +11,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import rich.console
 
 from experiments.config import Config, RunConfig
-from experiments.finetune_config import ClassificationConfig, ContinuationConfig, ProbingConfig
-from experiments.finetuning import inside
+from experiments.finetune_config import ClassificationConfig, ContinuationConfig, ProbingConfig, SpectraConfig
+from experiments.finetuning import inside, spectra
 from experiments.finetuning.classification import TEXT_CLASSIFICATION
 from experiments.finetuning.continuation import CONTINUATION
 from experiments.suites import provenance
@@ -41,7 +41,14 @@ _TASKS: dict[type[RunConfig], Task] = {
     Config: LANGUAGE_MODELING,
 }
 """What runs of each kind learn; the first kind that a run is of."""
-StartsFromBase = TypeVar("StartsFromBase", bound=ClassificationConfig | ContinuationConfig | ProbingConfig)
+_MEASUREMENTS: dict[type[RunConfig], Callable[[Any], None]] = {
+    ProbingConfig: inside.measure,
+    SpectraConfig: spectra.measure,
+}
+"""What runs without steps do."""
+StartsFromBase = TypeVar(
+    "StartsFromBase", bound=ClassificationConfig | ContinuationConfig | ProbingConfig | SpectraConfig
+)
 IN_USE = 75
 """Exit code of a process whose run another process is making."""
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -129,17 +136,17 @@ def _stop_without(parent: int) -> None:
 def _train_to_end(config: RunConfig, preemption: Preemption) -> None:
     """Takes a run from wherever its folder is to its end, without figures."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False)
-    if isinstance(config, ClassificationConfig | ContinuationConfig | ProbingConfig):
+    if isinstance(config, ClassificationConfig | ContinuationConfig | ProbingConfig | SpectraConfig):
         config = _with_base(config, preemption)
-    if isinstance(config, ProbingConfig):
-        inside.measure(config)
+    if type(config) in _MEASUREMENTS:
+        _MEASUREMENTS[type(config)](config)
         return
     run_to_end(config, preemption, console, _task_of(config))
 
 
 def _units_per_step(config: RunConfig) -> int:
     """Tokens, texts or images that a step reads; 0 for a run without steps."""
-    return 0 if isinstance(config, ProbingConfig) else _task_of(config).units_per_step(config)
+    return 0 if type(config) in _MEASUREMENTS else _task_of(config).units_per_step(config)
 
 
 def _task_of(config: RunConfig) -> Task:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 import optax_alphadecay as oad
 from experiments.config import Config
 from experiments.methods import AlphaDecay, Method
-from experiments.style import COLOURS, MARKERS, STYLE
+from experiments.style import COLOURS, MARKERS, STYLE, draw_spectrum
 from experiments.training.metrics import series
 from experiments.training.norms import draw_norms, has_norms
 from experiments.training.optimizers import MODULEWISE
@@ -130,11 +130,7 @@ def draw_decay(modules: list[Module]) -> Figure:
 
 
 def draw_spectra(spectra: list[Spectrum]) -> Figure:
-    """Four spectra, from the heaviest tail to the lightest, each with its power-law fit.
-
-    Shown is the share of eigenvalues from each one on. There a power law is a straight line of slope `1 - alpha`, and
-    over the cutoff of the fit all lines begin at the same point.
-    """
+    """Four spectra, from the heaviest tail to the lightest, each with its power-law fit; see `draw_spectrum`."""
     ranked = sorted(spectra, key=lambda spectrum: spectrum.alpha)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(
@@ -144,15 +140,7 @@ def draw_spectra(spectra: list[Spectrum]) -> Figure:
     )
     for index, quantile in enumerate((0, 1 / 3, 2 / 3, 1)):
         name, values, alpha = ranked[round(quantile * (len(ranked) - 1))]
-        middle = len(values) // 2
-        shares = np.arange(len(values), 0, -1) / len(values)
-        colour, marker = COLOURS[index], MARKERS[index]
-        axes.plot(values / values[middle], shares, color=colour, marker=marker, markersize=4, linestyle="", alpha=0.5)
-        tail = np.geomspace(1, values[-1] / values[middle], 50)
-        fit = shares[middle] * tail ** (1 - alpha)
-        label = f"{name}, alpha = {alpha:.2f}"
-        axes.plot(tail, fit, color=colour, marker=marker, markevery=[0], linewidth=2, label=label)
-    axes.set(xscale="log", yscale="log", xlim=(0.05, None))
+        draw_spectrum(axes, values, alpha, name, index)
     axes.legend(loc="upper right")
     return figure
 

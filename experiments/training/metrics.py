@@ -7,7 +7,7 @@ import json
 import pathlib
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
 from experiments.config import RunConfig, settings_of
+from experiments.training.workdir import locked
 
 SECONDS_BETWEEN_FLUSHES = 10.0
 """How stale TensorBoard may be."""
@@ -113,6 +114,23 @@ class _TensorBoard:
     def _add(self, **fields: Any) -> None:
         """Adds one event."""
         self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+
+
+def write_measured(workdir: pathlib.Path, measure: Callable[[], Iterable[dict[str, float]]]) -> None:
+    """Writes the metrics.jsonl of a run that measures and takes no steps, whole or not at all.
+
+    Args:
+        workdir: The run's folder.
+        measure: Gives the lines.
+
+    Raises:
+        Locked: Another process is at it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir / "lock"):
+        partial = workdir / "metrics.partial"
+        partial.write_text("".join(json.dumps(line) + "\n" for line in measure()))
+        partial.replace(workdir / "metrics.jsonl")
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
