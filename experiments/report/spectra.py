@@ -60,7 +60,7 @@ def draw(runs: Mapping[str, Result]) -> Figure:
             name, alpha = ranked[round(quantile * (len(ranked) - 1))]
             draw_spectrum(axes, np.array(run.curve[_SPECTRUM + name].values, np.float64), alpha, name, index)
         axes.set_title(method)
-        axes.legend(loc="lower left", fontsize="x-small")
+        axes.legend(loc="upper right", fontsize="small")
     panels[0].set_ylabel("share of eigenvalues at least so large")
     figure.supxlabel("eigenvalue of W Wᵀ / median eigenvalue", fontsize="medium")
     return figure
