@@ -3,7 +3,7 @@
 
 from experiments.suites.questions import Arm, Question
 
-_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (0.001, 0.003, 0.01, 0.03, 0.083, 0.25)}
+_GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.083, 0.25)}
 _COUPLING = {"coupling": "adamw"}
 
 QUESTION = Question(
