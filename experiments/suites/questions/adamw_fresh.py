@@ -4,17 +4,21 @@
 from experiments.suites.questions import Arm, Question
 
 _GRID = {"learning_rate": (1.5e-3, 3e-3, 6e-3, 1.2e-2), "weight_decay": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.083, 0.25)}
-_COUPLING = {"coupling": "adamw"}
+
+
+def _tuned(decay: float) -> dict[str, str | float]:
+    return {"coupling": "adamw", "learning_rate": 6e-3, "weight_decay": decay}
+
 
 QUESTION = Question(
     title="AdamW, fresh data",
     hypothesis="On fresh text, tuned AlphaDecay has a lower validation loss than tuned Uniform decay.",
     scale="nano-long",
     arms={
-        "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": _GRID["learning_rate"]}),
-        "Uniform": Arm("One rate, tuned.", "uniform", _COUPLING, _GRID),
-        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _COUPLING, _GRID),
-        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _COUPLING, _GRID),
+        "No decay": Arm("Adam alone.", "none", {"learning_rate": 6e-3}, {"learning_rate": _GRID["learning_rate"]}),
+        "Uniform": Arm("One rate, tuned.", "uniform", _tuned(1e-3), _GRID),
+        "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _tuned(1e-3), _GRID),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _tuned(3e-3), _GRID),
     },
     primary=("AlphaDecay", "Uniform"),
     secondary=(("AlphaDecay", "AdaDecay"), ("Uniform", "No decay")),
