@@ -20,7 +20,7 @@ QUESTION = Question(
         "No decay": Arm("Adam alone.", "none", {}, {"learning_rate": _RATES}),
         "Uniform": Arm("One rate, tuned.", "uniform", _ADAM, _grid(1e-5, 3e-5, 1e-4)),
         "AdaDecay": Arm("Ratios by the gradient's norm, tuned.", "adadecay", _ADAM, _grid(1e-4, 3e-4, 1e-3)),
-        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAM, _grid(3e-5, 1e-4, 3e-4)),
+        "AlphaDecay": Arm("Ratios by alpha, tuned.", "alphadecay", _ADAM, _grid(1e-5, 3e-5, 1e-4, 3e-4)),
         "Same mean": Arm(
             "All modules at the mean ratio that AlphaDecay gives to a weight, all else at the base rate.",
             "by_type",
@@ -34,7 +34,7 @@ QUESTION = Question(
             "AlphaDecay with a wider range, tuned.",
             "alphadecay",
             {**_ADAM, "scale_range": (0.1, 3.0)},
-            _grid(3e-5, 1e-4, 3e-4),
+            _grid(1e-5, 3e-5, 1e-4, 3e-4),
         ),
         "By type": Arm(
             "Each type of module at the mean ratio that AlphaDecay gives to that type, fixed.",
