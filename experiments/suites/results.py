@@ -105,6 +105,8 @@ def from_line(line: str) -> Result:
         raise ValueError("it is not a JSON object")
     if unknown := words.keys() - {field.name for field in dataclasses.fields(Result)}:
         raise ValueError(f"it has a field {sorted(unknown)[0]!r} that a result does not have")
+    if isinstance(words.get("curve"), dict):
+        raise ValueError("its curves are in the form of an earlier version")
     try:
         words["curve"] = {
             name: Curve(shared["steps"], values)

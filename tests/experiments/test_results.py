@@ -96,6 +96,7 @@ def test_results_are_sorted_and_one_line_each(tmp_path: pathlib.Path) -> None:
         ("[]", "not a JSON object"),
         ('{"name": "b"}', "missing"),
         ('{"name": "b", "colour": "red"}', "a field 'colour'"),
+        ('{"name": "b", "curve": {"train/loss": {"steps": [1], "values": [2.0]}}}', "of an earlier version"),
     ],
 )
 def test_a_damaged_line_is_named_and_kept_and_the_rest_is_read(damaged: str, why: str, tmp_path: pathlib.Path) -> None:
