@@ -101,8 +101,8 @@ def from_optax(old: optax.OptState, new: optax.OptState) -> optax.OptState:
       new: ``optimizer.init(params)`` of :func:`adam`, :func:`adamw` or another optimizer with Adam's moments.
 
     Returns:
-      ``new`` with the moments of ``old``, and with its number of updates in every count, so that schedules go on. The
-      next update measures all modules.
+      ``new`` with the moments of ``old``, in its own dtypes, and with the number of updates of ``old`` in every count,
+      so that schedules go on. The next update measures all modules.
 
     Raises:
       ValueError: unless there are moments of Adam in both, once, and of the same shapes; if the two are swapped.
@@ -124,6 +124,10 @@ def from_optax(old: optax.OptState, new: optax.OptState) -> optax.OptState:
             "from_optax: the moments of old and new differ in structure or shapes; pass states of one model."
         )
 
+    moments = moments._replace(
+        **{name: jax.tree.map(_cast_like, getattr(moments, name), getattr(fresh, name)) for name in ("mu", "nu")}
+    )
+
     def carry(path: tuple[Any, ...], node: Any) -> Any:
         if isinstance(node, optax.ScaleByAdamState):
             return moments
@@ -131,6 +135,10 @@ def from_optax(old: optax.OptState, new: optax.OptState) -> optax.OptState:
 
     carried = jax.tree.map_with_path(carry, new, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
     return request_refresh(carried)
+
+
+def _cast_like(value: Any, other: Any) -> Any:
+    return value if value.dtype == other.dtype else value.astype(other.dtype)
 
 
 def _adam_states(name: str, state: optax.OptState) -> list[optax.ScaleByAdamState]:

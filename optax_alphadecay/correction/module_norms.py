@@ -138,7 +138,7 @@ def norm_scalars(
 
     Returns:
       ``{prefix}/{field}/{module}`` for every field and module, ``{prefix}/mean/{field}``, the geometric mean over
-      modules, and ``{prefix}/effective_learning_rate``.
+      modules where there are any, and ``{prefix}/effective_learning_rate``.
 
     Raises:
       ValueError: if ``norms`` has another number of modules; inside ``jax.jit``.
@@ -153,7 +153,7 @@ def norm_scalars(
     *fields, _ = ModuleNorms._fields
     *vectors, rate = jax.device_get(norms)
     scalars = {f"{prefix}/effective_learning_rate": float(rate)}
-    for field, vector in zip(fields, vectors, strict=True):
+    for field, vector in zip(fields, vectors, strict=True) if names else ():
         scalars |= {f"{prefix}/{field}/{name}": float(value) for name, value in zip(names, vector, strict=True)}
         with np.errstate(divide="ignore", invalid="ignore"):
             scalars[f"{prefix}/mean/{field}"] = float(np.exp(np.log(vector.astype(np.float64)).mean()))
@@ -181,7 +181,7 @@ def _differ(one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _joined(vectors: Sequence[jax.Array]) -> jax.Array:
-    return jnp.concatenate([jnp.zeros(0), *vectors])
+    return jnp.concatenate([jnp.zeros(0, jnp.float32), *vectors])
 
 
 def _l2(stacks: Sequence[jax.Array]) -> jax.Array:

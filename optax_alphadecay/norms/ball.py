@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
+from optax_alphadecay.decay import wide_dtype
 from optax_alphadecay.norms.matrix_view import MatrixView, view
 from optax_alphadecay.norms.orthogonalize import polar_factor
 
@@ -152,10 +153,11 @@ class _Vectors(NormBall):
     side = 2
 
     def _direction(self, matrices: jax.Array, eps: float) -> jax.Array:
-        return matrices / (jnp.linalg.norm(matrices, axis=self.side, keepdims=True) + eps)
+        wide = matrices.astype(wide_dtype(matrices))  # squares and eps are out of the range of float16
+        return (wide / (jnp.linalg.norm(wide, axis=self.side, keepdims=True) + eps)).astype(matrices.dtype)
 
     def _norm(self, matrices: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(matrices, axis=self.side).max(axis=1)
+        return jnp.linalg.norm(matrices.astype(wide_dtype(matrices)), axis=self.side).max(axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

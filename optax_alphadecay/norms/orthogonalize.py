@@ -66,10 +66,14 @@ def polar_express(matrices: jax.Array) -> jax.Array:
 
 
 def polar_factor(matrices: jax.Array) -> jax.Array:
-    """Orthogonalises exactly, by a singular value decomposition in at least float32. A matrix of zeros stays one."""
+    """Orthogonalises exactly, by a singular value decomposition in at least float32.
+
+    A matrix of zeros stays one, and one with NaN is all NaN.
+    """
     wide = matrices.astype(wide_dtype(matrices))
     u, values, vt = jnp.linalg.svd(wide, full_matrices=False)
-    return jnp.where(values.max(axis=-1)[:, None, None] > 0, u @ vt, 0).astype(matrices.dtype)
+    product = jnp.matmul(u, vt, precision=jax.lax.Precision.HIGHEST)
+    return jnp.where(values.max(axis=-1)[:, None, None] == 0, 0, product).astype(matrices.dtype)
 
 
 METHODS: dict[str, Orthogonalizer] = {

@@ -70,6 +70,17 @@ def test_an_orthogonalised_leaf_is_scaled_and_nothing_else() -> None:
         np.testing.assert_allclose(ball.extreme_point(jnp.ones((2, 8)), orthogonal), 0.5 * size, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("size", [0.0, 1e-4, 1.0, 300.0])
+def test_balls_of_vectors_keep_short_dtypes_in_range(size: float, dtype: Any) -> None:
+    leaf = jnp.full((64, 64), size, dtype)
+    for ball in (oad.column_ball(), oad.row_ball(), oad.bias_ball(axes=MuonDimensionNumbers((), 1))):
+        found = ball.extreme_point(leaf)
+        exact = ball.extreme_point(leaf.astype(jnp.float32))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=1e-2)
+
+
 def test_which_balls_are_spectral() -> None:
     assert oad.spectral_norm_ball().is_spectral and oad.convolution_ball().is_spectral
     for ball in (oad.sign_ball(), oad.column_ball(), oad.row_ball(), oad.bias_ball()):

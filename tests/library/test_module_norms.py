@@ -103,6 +103,15 @@ def test_scalars_have_geometric_means() -> None:
     assert oad.norm_scalars(zeros, PARAMS, modules=RULE)["norms/mean/weight_l2"] == 0
 
 
+def test_norms_are_float32_and_of_no_modules_none(recwarn: pytest.WarningsRecorder) -> None:
+    with jax.enable_x64(True):
+        assert {norm.dtype for norm in measured(optax.sgd(0.1))} == {jnp.dtype("float32")}
+    params = {"w": jnp.ones(3)}
+    nothing = oad.module_norms(optax.sgd(0.1), params, optax.sgd(0.1).init(params), params, learning_rate=0.1)
+    assert list(oad.norm_scalars(nothing, params)) == ["norms/effective_learning_rate"]
+    assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
+
+
 def test_errors_name_the_fix() -> None:
     with pytest.raises(ValueError, match=r"momentum must be in \(0, 1\].* got 0"):
         measured(optax.sgd(0.1), momentum=0)

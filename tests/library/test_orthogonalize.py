@@ -74,3 +74,10 @@ def test_stacks_beyond_the_bound_are_cut_up(elements: int, monkeypatch: pytest.M
 
     np.testing.assert_array_equal(orthogonalizer("scion", double)(stack), 2 * stack)
     assert set(lengths) == ({3} if elements == 24 else {1})  # one, of which as many as fit are mapped over
+
+
+def test_a_matrix_with_nan_is_not_taken_for_zeros() -> None:
+    matrices = jnp.stack([jnp.eye(3), jnp.zeros((3, 3)), jnp.eye(3).at[1, 2].set(jnp.nan)])
+    found = np.asarray(polar_factor(matrices))
+    np.testing.assert_allclose(found[:2], matrices[:2], atol=1e-6)
+    assert np.isnan(found[2]).all()

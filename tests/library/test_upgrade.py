@@ -111,6 +111,17 @@ def adam_state_after(updates: int, params: Any) -> Any:
     return adam._replace(count=jnp.int32(updates)), *rest
 
 
+def test_moments_take_the_dtypes_of_the_new_optimizer() -> None:
+    params = {"w": jnp.full((50, 50), 0.3)}
+    old = optax.adamw(1e-3, mu_dtype=jnp.bfloat16)
+    _, before = old.update(params, old.init(params), params)
+    optimizer = oad.adamw(1e-3)
+    carried = oad.from_optax(before, optimizer.init(params))
+    _, after = optimizer.update(params, carried, params)
+    assert jax.tree.map(jnp.result_type, carried) == jax.tree.map(jnp.result_type, after)
+    np.testing.assert_array_equal(optax.tree.get(carried, "mu")["w"], optax.tree.get(before, "mu")["w"])
+
+
 def test_hyperparameters_may_be_injected_into_what_is_carried_over() -> None:
     """A schedule that is injected has a count of its own."""
     params = {"w": jnp.ones((50, 50))}
