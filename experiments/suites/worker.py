@@ -46,9 +46,8 @@ _MEASUREMENTS: dict[type[RunConfig], Callable[[Any], None]] = {
     SpectraConfig: spectra.measure,
 }
 """What runs without steps do."""
-StartsFromBase = TypeVar(
-    "StartsFromBase", bound=ClassificationConfig | ContinuationConfig | ProbingConfig | SpectraConfig
-)
+_WITH_BASE = ClassificationConfig | ContinuationConfig | ProbingConfig | SpectraConfig
+StartsFromBase = TypeVar("StartsFromBase", bound=_WITH_BASE)
 IN_USE = 75
 """Exit code of a process whose run another process is making."""
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -136,7 +135,7 @@ def _stop_without(parent: int) -> None:
 def _train_to_end(config: RunConfig, preemption: Preemption) -> None:
     """Takes a run from wherever its folder is to its end, without figures."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False)
-    if isinstance(config, ClassificationConfig | ContinuationConfig | ProbingConfig | SpectraConfig):
+    if isinstance(config, _WITH_BASE):
         config = _with_base(config, preemption)
     if type(config) in _MEASUREMENTS:
         _MEASUREMENTS[type(config)](config)
