@@ -222,7 +222,9 @@ def test_what_does_not_fit_is_told_in_a_line(
     assert not (tmp_path / "none").exists()
 
 
-def test_a_run_keeps_its_vocabulary(finished_run: FinishedRun, tmp_path: pathlib.Path) -> None:
+def test_a_run_keeps_its_vocabulary(
+    finished_run: FinishedRun, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished_run.workdir, copy)
     settings = json.loads((copy / "config.json").read_text())
@@ -232,6 +234,11 @@ def test_a_run_keeps_its_vocabulary(finished_run: FinishedRun, tmp_path: pathlib
     (copy / "config.json").write_text(json.dumps(settings))
     assert read_base(copy).data.tokenizer == copy / "tokenizer.model"
     assert (copy / "tokenizer.model").read_bytes() == recorded.read_bytes()
+    read_base(copy, recorded)
+    assert not capsys.readouterr().err
+    (copy / "tokenizer.model").unlink()  # as in runs of earlier versions, where the number of pieces alone is known
+    read_base(copy, recorded)
+    assert "only its number of pieces was checked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
